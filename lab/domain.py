@@ -1,0 +1,176 @@
+"""The domain: characters, key words, instruction phrasings, story templates and probes.
+
+All text lives in ``data/``; this module only loads it and fills slots with correct Korean particles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from lab.records import Prompt, Probe
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+# {A} main character, {a} its short name, {B} {b} a friend, {k1} {k2} key words; after a bar stands
+# the particle pair, the form after a consonant first: {a|은/는}.
+SLOT = re.compile(r"\{(A|a|B|b|k1|k2|place|moral|tone|opening)(?:\|([^/{}]*)/([^{}]*))?\}")
+
+HELD_OUT_SHARE = 0.1
+"""Share of the character-and-key-words groups that form the test split."""
+
+
+def has_final_consonant(word: str) -> bool:
+    """Whether the last Hangul syllable of ``word`` ends in a consonant; False for anything else."""
+    code = ord(word[-1]) - 0xAC00
+    return 0 <= code < 11172 and code % 28 != 0
+
+
+def particle(word: str, after_consonant: str, after_vowel: str) -> str:
+    """The particle form that follows ``word``; 으로/로 takes 로 after ㄹ as well (길로)."""
+    if after_consonant.startswith("으로") and (ord(word[-1]) - 0xAC00) % 28 == 8:
+        return after_vowel
+    return after_consonant if has_final_consonant(word) else after_vowel
+
+
+def fill(text: str, slots: dict[str, str]) -> str:
+    """Replace every slot of ``text`` and inflect the particle that is bound to it."""
+
+    def replace(match: re.Match[str]) -> str:
+        word = slots[match[1]]
+        return word if match[2] is None else word + particle(word, match[2], match[3])
+
+    return SLOT.sub(replace, text)
+
+
+def short_name(character: str) -> str:
+    """``토끼 토토`` is called ``토토`` in the story."""
+    return character.split()[-1]
+
+
+def split_of(character: str, keywords: tuple[str, ...] | list[str]) -> str:
+    """``train`` or ``test``, decided by a hash of the group so that no group is in both."""
+    group = "\t".join([character, *sorted(keywords)])
+    bucket = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
+    return "test" if bucket < HELD_OUT_SHARE else "train"
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Rows of a JSON-lines file of the project's own data."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+@cache
+def templates() -> tuple[dict, ...]:
+    """The hand-written story templates: id, theme, place, k1, k2 and text with slots."""
+    return tuple(read_jsonl(DATA / "templates.jsonl"))
+
+
+@cache
+def phrasings() -> tuple[dict, ...]:
+    """The instruction phrasings: id, text with slots, the slots it uses, register."""
+    return tuple(read_jsonl(DATA / "instructions.jsonl"))
+
+
+@cache
+def characters() -> tuple[str, ...]:
+    """Main characters, each a kind and a name."""
+    return tuple((DATA / "characters.txt").read_text("utf-8").split("\n")[:-1])
+
+
+@cache
+def words() -> dict[str, tuple[str, ...]]:
+    """Nouns that a small child knows, by category."""
+    return {k: tuple(v) for k, v in json.loads((DATA / "words.json").read_text("utf-8")).items()}
+
+
+@cache
+def choices() -> dict[str, tuple[str, ...]]:
+    """Morals, tones, openings and places."""
+    return {k: tuple(v) for k, v in json.loads((DATA / "choices.json").read_text("utf-8")).items()}
+
+
+@cache
+def keyword_pairs() -> tuple[tuple[str, str], ...]:
+    """Pairs of key words that can meet in one story: every pair that some template allows."""
+    pairs = {(a, b): None for t in templates() for a in t["k1"] for b in t["k2"] if a != b}
+    return tuple(pairs)
+
+
+@cache
+def reference_stories() -> tuple[dict, ...]:
+    """Complete stories of a good author, for evaluation only; never trained on."""
+    return tuple(read_jsonl(DATA / "reference_stories.jsonl"))
+
+
+@cache
+def probes() -> tuple[Probe, ...]:
+    """Four-choice continuation probes of everyday knowledge."""
+    return tuple(
+        Probe(p["id"], p["type"], p["context"], tuple(p["choices"]), p["answer"])
+        for p in read_jsonl(DATA / "probes.jsonl")
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The attributes that prompts are made of; a person may bring lists of their own."""
+
+    characters: tuple[str, ...] = field(default_factory=characters)
+    pairs: tuple[tuple[str, str], ...] = field(default_factory=keyword_pairs)
+    phrasings: tuple[dict, ...] = field(default_factory=phrasings)
+    choices: dict[str, tuple[str, ...]] = field(default_factory=choices)
+
+    @staticmethod
+    def of(characters_text: str = "", words_text: str = "") -> Grid:
+        """A grid with own characters (one a line) and own words (one a line, or a pair ``a, b``)."""
+        grid = Grid()
+        own = tuple(dict.fromkeys(x.strip() for x in characters_text.splitlines() if x.strip()))
+        lines = [[w.strip() for w in x.split(",")] for x in words_text.splitlines() if x.strip()]
+        pairs = [(x[0], x[1]) for x in lines if len(x) > 1 and x[0] and x[1]]
+        single = [x[0] for x in lines if len(x) == 1 and x[0]]
+        pairs += [(a, b) for i, a in enumerate(single) for b in single[i + 1 :]]
+        return Grid(own or grid.characters, tuple(pairs) or grid.pairs)
+
+    def size(self) -> int:
+        """How many different prompts the grid holds, not counting place, moral, tone, opening."""
+        return len(self.characters) * len(self.pairs) * len(self.phrasings)
+
+
+def prompts(count: int, seed: int, grid: Grid | None = None) -> list[Prompt]:
+    """``count`` different prompts; a longer list begins with the shorter one of the same seed.
+
+    Each attribute walks through its own shuffled deck, so coverage stays balanced: after n prompts
+    no character has been asked for more than once oftener than another.
+    """
+    grid = grid or Grid()
+    rng = random.Random(f"prompts-{seed}")
+    decks: dict[str, list] = {}
+
+    def deal(name: str, values: tuple) -> object:
+        deck = decks.setdefault(name, [])
+        if not deck:
+            deck.extend(rng.sample(values, len(values)))
+        return deck.pop()
+
+    made: dict[tuple, Prompt] = {}
+    misses = 0
+    while len(made) < count and misses < 1000:
+        character = deal("character", grid.characters)
+        pair = deal("pair", grid.pairs)
+        phrasing = deal("phrasing", grid.phrasings)
+        slots = {"A": character, "k1": pair[0], "k2": pair[1]}
+        for name in ("place", "moral", "tone", "opening"):
+            if name in phrasing["uses"]:
+                slots[name] = deal(name, grid.choices[name])
+        text = fill(phrasing["text"], slots)
+        if text in made:
+            misses += 1
+            continue
+        made[text] = Prompt(text, character, pair, phrasing["id"], split_of(character, pair))
+    return list(made.values())

@@ -1,0 +1,71 @@
+"""How a stage tells where it stands and learns that it should stop."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lab.problems import Stopped
+from lab.records import append_rows, write_json
+from lab.run import Run
+
+
+class Progress:
+    """Writes job.json (a few times a second at most) and log.jsonl of a run; prints to stderr when asked.
+
+    A stage calls ``step`` between batches; it raises Stopped when somebody asked to stop, unless the
+    stage wants to save first and reads ``stopping`` itself.
+    """
+
+    def __init__(self, run: Run, command: str, argv: list[str], say: bool = False) -> None:
+        self.run = run
+        self.say = say
+        self.job: dict[str, Any] = {"command": command, "argv": argv, "started": time.time(), "state": "running"}
+        self.interrupted = False
+        self._written = 0.0
+        self._stage_started = time.time()
+        self._said = 0.0
+
+    def write(self, **facts: Any) -> None:
+        """Merge ``facts`` into job.json at once."""
+        self.job |= facts | {"updated": time.time()}
+        write_json(self.run.job_file, self.job)
+        self._written = time.time()
+
+    def begin(self, stage: str, total: int, done: int = 0) -> None:
+        """A stage starts; ``done`` of ``total`` were there already."""
+        self._stage_started, self._done_before = time.time(), done
+        self.write(stage=stage, total=total, done=done, seconds_left=None, facts={})
+        self.log(stage=stage, event="begin", total=total, done=done)
+
+    def step(self, done: int, stop: bool = True, **facts: Any) -> None:
+        """``done`` of the total are done; raises Stopped if asked to stop and ``stop`` is left on."""
+        spent, fresh = time.time() - self._stage_started, done - self._done_before
+        left = spent / fresh * (self.job["total"] - done) if fresh > 0 else None
+        self.job |= {"done": done, "seconds_left": left, "facts": facts}
+        if time.time() - self._written > 0.3 or done >= self.job["total"]:
+            self.write()
+        if self.say and (time.time() - self._said > 2 or done >= self.job["total"]):
+            self._said = time.time()
+            extra = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
+            eta = f", {left:.0f} s left" if left else ""
+            print(f"{self.job['stage']}: {done}/{self.job['total']}{eta} {extra}", file=sys.stderr, flush=True)
+        if stop and self.stopping:
+            raise Stopped
+
+    def log(self, **facts: Any) -> None:
+        """Append an event to log.jsonl."""
+        append_rows(self.run.log_file, [{"at": time.time(), **facts}])
+
+    def note(self, en: str, ko: str) -> None:
+        """Something a person should know (a batch halved, a warning); kept in log.jsonl and job.json."""
+        self.log(event="note", en=en, ko=ko)
+        self.write(note={"en": en, "ko": ko})
+        if self.say:
+            print(en, file=sys.stderr, flush=True)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self.interrupted or self.run.stop_file.exists()
