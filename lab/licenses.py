@@ -1,0 +1,217 @@
+"""The licence chain: teacher's terms -> dataset; teacher's terms, student base and other data -> student.
+
+The families stand in data/licenses.json, each with its source and how well that was seen (``text``: the terms or the
+vendor's card were read; ``second``: a third party quotes them; ``memory``: unverified). Rules: the dataset follows the
+terms of the teacher's outputs; the student must satisfy these, its base and all other data; the strictest wins;
+non-commercial and share-alike are contagious; what is unknown is never called open. This is not legal advice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lab.domain import DATA
+from lab.problems import Problem
+from lab.records import read_json
+from lab.run import Run, find_run
+
+NOT_ADVICE = {"en": "This is not legal advice.", "ko": "법률 자문이 아닙니다."}
+PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0"}
+_WORSE = ("ok", "conditional", "unknown", "blocked")
+
+
+@cache
+def families() -> tuple[dict[str, Any], ...]:
+    """The rows of data/licenses.json; the first whose pattern matches wins."""
+    return tuple(json.loads((DATA / "licenses.json").read_text("utf-8")))
+
+
+def family(name: str, data: bool = False) -> dict[str, Any]:
+    """The family of a model name (or, with ``data``, of a licence id)."""
+    kinds = ("data", "unknown") if data else ("own", "model", "api", "unknown")
+    return next(f for f in families() if f["kind"] in kinds and re.search(f["pattern"], name, re.IGNORECASE))
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    """The YAML front matter of a README.md, empty when there is none or it is broken."""
+    import yaml
+
+    found = re.match(r"\s*---\n(.*?)\n---", card.read_text("utf-8")[:65536], re.DOTALL) if card.is_file() else None
+    try:
+        value = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _first(value: Any) -> str:
+    """A card field that may be a text or a list of texts."""
+    return str(value[0] if isinstance(value, list) and value else value or "")
+
+
+def origins(spec: str, run_owner: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """What a model SPEC comes from: (name, family) for each ancestor whose terms bind it.
+
+    A trained arm inherits its student base and its teacher; a local folder is traced through its adapter
+    configuration and its card. What cannot be traced is unknown.
+    """
+    spec = spec.strip()
+    if spec.startswith("run:"):
+        run_id, _, arm = spec[4:].partition("/")
+        try:
+            run = find_run(run_id, run_owner)
+        except Problem:
+            return [(spec, family(spec))]
+        base = read_json(run.stage_folder("train", arm) / "config.json", {}).get("student", "")
+        return [o for name in {*run_teachers(run), base} for o in origins(name or "?", run_owner)]
+    if spec.startswith("api:"):
+        return [(spec, family(spec[4:]))]
+    name = spec if spec.startswith(("mini:", "scratch")) else spec.partition("@")[0]
+    folder = Path(name)
+    if name and folder.is_dir():
+        if folder.resolve().parent == (DATA / "mini").resolve():
+            return [(spec, family(f"mini:{folder.resolve().name}"))]
+        card = front_matter(folder / "README.md")
+        base = read_json(folder / "adapter_config.json", {}).get("base_model_name_or_path") or _first(card.get("base_model"))
+        found = origins(base, run_owner) if base and base != name else []
+        licence = _first(card.get("license"))
+        if licence:
+            found.append((f"{spec} ({licence})", family(licence, data=True)))
+        return found or [(spec, family("?"))]
+    return [(spec, family(name))]
+
+
+def run_teachers(run: Run) -> list[str]:
+    """The teachers named in the pairs of a run, sorted; an empty name stands for imported rows."""
+    return sorted({pair.teacher for pair in run.pairs()}) or [run.config("generate").teacher]
+
+
+def _label(f: dict[str, Any], name: str) -> str:
+    """The licence id as shown: ``apache-2.0`` or ``other: qwen-research``."""
+    if f["id"] == "=":
+        return name
+    return f"other: {f['name']}" if f["id"] == "other" else f["id"]
+
+
+def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
+    """Verdict, licence, duties and reasons for something made from ``links`` (part, name, family)."""
+    verdict, en, ko, state = "ok", [], [], []
+
+    def add(level: str, reason_en: str, reason_ko: str) -> None:
+        nonlocal verdict
+        verdict = max(verdict, level, key=_WORSE.index)
+        en.append(reason_en)
+        ko.append(reason_ko)
+
+    for link in links:
+        part, name, f = link["what"], link["who"], link["family"]
+        where = f"{name}: {f['conditions']} [{f['family']}; source: {f['source']}]"
+        where_ko = f"{name}: {f['conditions_ko']} [{f['family']}; 출처: {f['source']}]"
+        if f["kind"] == "unknown":
+            add("unknown", f"{name}: the licence is unknown. State its licence and a link.", f"{name}: 라이선스를 알 수 없습니다. 라이선스와 링크를 밝혀 주세요.")
+        elif f["kind"] == "api" and part == "student":
+            add("blocked", f"{name}: there are no weights to train or publish.", f"{name}: 학습하거나 공개할 가중치가 없습니다.")
+        elif f["outputs"] == "no" and part == "student":
+            add("conditional", where, where_ko)  # a base under its own terms: the student stays under them
+        elif f["outputs"] == "no" and not (f.get("only_students") and re.search(f["only_students"], student, re.IGNORECASE)):
+            add("blocked", where, where_ko)
+        elif f["outputs"] in ("no", "conditional"):
+            add("conditional", where, where_ko)
+        if f["kind"] == "model" and name.startswith("api:"):
+            add("ok", f"{name}: the host may add terms of its own.", f"{name}: 제공 업체가 조건을 더할 수 있습니다.")
+        if f["seen"] == "memory" and f["kind"] == "model":
+            add("conditional", f"{name}: the terms were not read; read them before publishing.", f"{name}: 약관을 확인하지 못했습니다. 공개 전에 읽어 주세요.")
+        state += [f"'{f['built_with']}'"] if f.get("built_with") else []
+        state += [f"the name begins with '{f['prefix']}'"] if f.get("prefix") else []
+        state += [f"NOTICE: {f['notice']}"] if f.get("notice") else []
+        state += [f"attribution of {name}"] if f.get("attribution") else []
+        state += ["non-commercial use only"] if f.get("non_commercial") else []
+        state.append(f"{part}: {name}")
+    fams = [link["family"] for link in links]
+    # cc-by-nc-sa asks for both; a share-alike licence without NC forbids to add NC or use restrictions.
+    labels = {_label(link["family"], link["who"]) for link in links} - {""}
+    alike = {_label(x["family"], x["who"]) for x in links if x["family"].get("share_alike")}
+    strict = labels - PERMISSIVE
+    if "cc-by-nc-sa-4.0" in alike:
+        strict -= {"cc-by-nc-4.0"}
+    prefixes = {f["prefix"].split()[0] for f in fams if f.get("prefix")}
+    if alike and len(strict) > 1:
+        both = ", ".join(sorted(strict))
+        add("blocked", f"Share-alike clashes: {both} cannot both be kept.", f"동일 조건 변경 허락이 부딪힙니다: {both} 조건을 함께 지킬 수 없습니다.")
+    if len(prefixes) > 1:
+        both = ", ".join(sorted(prefixes))
+        add("blocked", f"One name cannot begin with all of: {both}.", f"이름이 한꺼번에 시작할 수 없습니다: {both}")
+    if verdict in ("blocked", "unknown"):
+        licence, card = None, {}
+    elif not strict:
+        # Apache-2.0 is the stricter of the permissive ones (patent clause, notice) and CC0 data may be used under it.
+        licence, card = "apache-2.0", {"license": "apache-2.0"}
+    else:
+        own = next((f for link in links if (f := link["family"]).get("link") and _label(f, link["who"]) in strict), {})
+        # Named custom terms are stricter than a bare NC licence and are named first.
+        ordered = sorted(strict, key=lambda x: (not x.startswith("other"), x))
+        licence = ordered[0] if len(ordered) == 1 else "other: " + " and ".join(x.removeprefix("other: ") for x in ordered)
+        card = {"license": licence}
+        if licence.startswith("other: "):
+            name = re.sub(r"[^a-z0-9.-]+", "-", licence.removeprefix("other: ").lower())
+            card = {"license": "other", "license_name": name, "license_link": own.get("link", "LICENSE")}
+    return {
+        "verdict": verdict,
+        "licence": licence,
+        "card": card,
+        "conditions": list(dict.fromkeys(en)),
+        "reasons_ko": list(dict.fromkeys(ko)),
+        "must_state": list(dict.fromkeys(state)),
+        "prefix": next(iter(sorted(prefixes)), ""),
+        "non_commercial": any(f.get("non_commercial") for f in fams),
+    }
+
+
+def chain(teacher: str, student: str, data: tuple[str, ...] = (), owner: str | None = None) -> dict[str, Any]:
+    """The licence chain of a student and the verdict: ``ok``, ``conditional``, ``blocked`` or ``unknown``.
+
+    ``teacher`` may be empty when all data is brought along (then ``data`` names its licences). ``dataset`` and
+    ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups.
+    """
+    base = "" if student.startswith(("mini:", "scratch")) else student.partition("@")[0]
+    sources: list[dict[str, Any]] = []
+    if teacher:
+        sources += [{"what": "teacher", "who": n, "family": f} for n, f in origins(teacher, owner)]
+    sources += [{"what": "data", "who": d.strip(), "family": family(d.strip(), data=True)} for d in data if d.strip()]
+    if not sources:
+        sources = [{"what": "data", "who": "imported rows", "family": family("?", data=True)}]
+    bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner)]
+    base_names = [b["who"] for b in bases] if base else [""]
+    model, dataset = _resolve(sources + bases, base_names[0]), _resolve(sources, base_names[0])
+    rows = [
+        {
+            "what": x["what"],
+            "who": x["who"],
+            "family": x["family"]["family"],
+            "licence": x["family"]["licence"],
+            "outputs": x["family"]["outputs"],
+            "terms": x["family"]["conditions"],
+            "terms_ko": x["family"]["conditions_ko"],
+            "notice": x["family"].get("notice", ""),
+            "source": x["family"]["source"],
+            "seen": x["family"]["seen"],
+        }
+        for x in sources + bases
+    ]
+    answer = _answer(model)
+    return {**model, "answer": answer, "not_advice": NOT_ADVICE, "dataset": dataset, "model": model, "chain": rows}
+
+
+def _answer(model: dict[str, Any]) -> dict[str, str]:
+    """The plain answer to the question: may the student be Apache-2.0?"""
+    why, why_ko = " ".join(model["conditions"]), " ".join(model["reasons_ko"])
+    if model["licence"] == "apache-2.0" and model["verdict"] == "ok":
+        return {"en": "May the student be Apache-2.0? Yes.", "ko": "학생 모델을 Apache-2.0으로 공개할 수 있나요? 네."}
+    if model["licence"] == "apache-2.0":
+        return {"en": f"May the student be Apache-2.0? Yes, if: {why}", "ko": f"학생 모델을 Apache-2.0으로 공개할 수 있나요? 조건부로 네. {why_ko}"}
+    word = ("Unknown.", "알 수 없습니다.") if model["verdict"] == "unknown" else ("No.", "아니요.")
+    return {"en": f"May the student be Apache-2.0? {word[0]} {why}", "ko": f"학생 모델을 Apache-2.0으로 공개할 수 있나요? {word[1]} {why_ko}"}
