@@ -1,0 +1,584 @@
+"""Publish: cards, licence, and one atomic commit for the dataset and one for the model.
+
+``prepare`` writes exactly what would leave into publish/dataset and publish/model; ``run`` uploads it, private first,
+dataset before model, and reads it back by hash. The token is an argument only: it is never written or logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lab import licenses
+from lab.config import PublishConfig, as_json
+from lab.domain import DATA
+from lab.problems import Problem, Stopped
+from lab.progress import Progress
+from lab.records import read_json, read_rows, write_json, write_text
+from lab.run import Run
+
+ATTEMPTS = 6
+TIMEOUT = 60.0  # seconds for one request; the client's own default is to wait for ever
+IMPORTED = {"", "import", "imported", "human"}
+SECRETS = {
+    "token": re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b"),
+    "private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "e-mail": re.compile(r"[\w.+-]+@[\w-]+\.[a-zA-Z]{2,}"),
+    "phone number": re.compile(r"(?<!\d)01[016789][- .]?\d{3,4}[- .]?\d{4}(?!\d)"),
+    "resident number": re.compile(r"(?<!\d)\d{6}-[1-4]\d{6}(?!\d)"),
+}
+
+
+def slug(title: str, otherwise: str) -> str:
+    """A repository name from a title: ASCII letters, digits, dashes; ``otherwise`` when nothing remains."""
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-")
+    return name if re.search(r"[a-z]", name) else f"fairytales-{otherwise}"
+
+
+def check_repo(name: str) -> str:
+    """``namespace/name`` as the Hub accepts it, else a Problem that says what is wrong."""
+    part = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+    if not re.fullmatch(f"{part}/{part}", name) or "--" in name or ".." in name or name.endswith(".git") or len(name) > 96:
+        hint = slug(name.rpartition("/")[2], "tales")
+        raise Problem(
+            f"Repository name {name!r} is not usable on the Hub: namespace/name of at most 96 ASCII letters, digits, single - . _. Try {hint!r}.",
+            f"저장소 이름 {name!r} 은(는) 허브에서 쓸 수 없습니다. '네임스페이스/이름' 꼴로 영문자, 숫자, - . _ 만 96자까지 쓸 수 있습니다. 제안: {hint!r}",
+        )
+    return name
+
+
+def found_secrets(text: str) -> list[str]:
+    """Kinds of personal data and secrets that the patterns find in a text."""
+    return [kind for kind, pattern in SECRETS.items() if pattern.search(text)]
+
+
+def _licence(run_: Run, config: PublishConfig, student: str) -> dict[str, Any]:
+    """The chain over every teacher of the run; Problem when it is blocked or unknown without a statement."""
+    names = licenses.run_teachers(run_)
+    stated = tuple(x.strip() for x in config.data_licence.split(",") if x.strip())
+    imported = any(n in IMPORTED for n in names)
+    teachers = [n for n in names if n not in IMPORTED] or [""]
+    chains = [licenses.chain(t, student, stated if imported else (), run_.owner) for t in teachers]
+    worst = max(chains, key=lambda c: ("ok", "conditional", "unknown", "blocked").index(c["verdict"]))
+    if worst["verdict"] == "blocked":
+        raise Problem(
+            f"This cannot be published: {' '.join(worst['conditions'])} Train with another teacher or data. {licenses.NOT_ADVICE['en']}",
+            f"공개할 수 없습니다. {' '.join(worst['reasons_ko'])} 다른 교사나 자료로 학습해 주세요. {licenses.NOT_ADVICE['ko']}",
+        )
+    if len({c["licence"] for c in chains}) > 1 and worst["verdict"] != "unknown":
+        raise Problem(
+            "The pairs come from teachers with different licences. Publish them in separate runs.",
+            "쌍을 쓴 교사들의 라이선스가 서로 다릅니다. 실험을 나누어 공개해 주세요.",
+        )
+    if worst["verdict"] == "unknown":
+        if not stated or not config.private:
+            raise Problem(
+                f"{' '.join(worst['conditions'])} Put the licence into data_licence (--data-licence) and keep the repositories private.",
+                f"{' '.join(worst['reasons_ko'])} data_licence(--data-licence) 옵션에 라이선스를 적고 비공개로 올려 주세요.",
+            )
+        name = re.sub(r"[^a-z0-9.-]+", "-", stated[0].lower()).strip("-") or "stated-by-the-owner"
+        card = {"license": "other", "license_name": name, "license_link": "LICENSE"}
+        for part in ("dataset", "model"):
+            if worst[part]["verdict"] == "unknown":
+                worst[part] |= {"licence": f"other: {', '.join(stated)} (stated by the owner)", "card": card}
+    return worst
+
+
+def _legal(folder: Path, found: dict[str, Any], part: str) -> None:
+    """LICENSE and NOTICE of one repository."""
+    licence, rows = found[part]["licence"], found["chain"]
+    text = DATA / "licences" / f"{licence}.txt"
+    sources = [f"- {r['who']}: {r['licence']} ({r['source']})" for r in rows]
+    body = text.read_text("utf-8") if text.exists() else f"Licence: {licence}\n\nThe full terms are those of:\n" + "\n".join(sources) + "\n"
+    write_text(folder / "LICENSE", body)
+    about = "This dataset was generated by" if part == "dataset" else "This model was trained on text generated by"
+    teachers = ", ".join(r["who"] for r in rows if r["what"] == "teacher") or "imported data"
+    lines = [f"{about} {teachers}."]
+    if part == "model":
+        lines += [f"It modifies {r['who']} ({r['licence']})." for r in rows if r["what"] == "student"]
+        if any("Qwen2.5" in r["who"] for r in rows):
+            lines.append("Qwen2.5: Copyright Alibaba Cloud.")
+    lines += found[part]["must_state"]
+    write_text(folder / "NOTICE", "\n".join(lines) + "\n")
+
+
+def _render(name: str, **values: Any) -> str:
+    """A card from data/cards; front matter is YAML made from a dict, so no value can break out of it."""
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(loader=FileSystemLoader(DATA / "cards"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    values["front"] = yaml.safe_dump(values["front"], allow_unicode=True, sort_keys=False)
+    return env.get_template(name).render(**values)
+
+
+def _cell(value: Any) -> str:
+    """A text that stays inside one cell or line of Markdown, with no markup of its own."""
+    return re.sub(r"\s+", " ", str(value)).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _number(value: Any) -> str:
+    """A measured value as text, with its interval when the report has one."""
+    if isinstance(value, dict):
+        low, high = value.get("low"), value.get("high")
+        span = f" [{low:.3g}, {high:.3g}]" if isinstance(low, (int, float)) and isinstance(high, (int, float)) else ""
+        return _number(value.get("value", value.get("mean"))) + span
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, (int, float)) else _cell(value)
+
+
+MEASURES = ("parameters", "perplexity", "bits_per_byte", "rule_pass_rate", "judge", "tokens_per_second", "peak_memory_bytes", "size_bytes")
+
+
+def _table(models: list[dict[str, Any]]) -> str:
+    """The comparison as a Markdown table; columns without a value are left out."""
+    names = [m for m in MEASURES if any(x.get(m) is not None for x in models)]
+    if not models:
+        return ""
+    lines = ["| who | name | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
+    lines += [
+        f"| {_cell(x.get('who', ''))} | {_cell(x.get('name', ''))} | " + " | ".join(_number(x.get(m)) for m in names) + " |" for x in models
+    ]
+    return "\n".join(lines)
+
+
+def _index(title: str, arm: str, models: list[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
+    """model-index of the arm: its numeric measures on this project's own prompts."""
+    mine = next((m for m in models if arm in (m.get("who"), m.get("name"))), {})
+    metrics = []
+    for name in ("perplexity", "bits_per_byte", "rule_pass_rate", "judge"):
+        value = mine.get(name)
+        value = value.get("value", value.get("mean")) if isinstance(value, dict) else value
+        if isinstance(value, (int, float)):
+            metrics.append({"type": name, "value": value})
+    task = {"type": "text-generation", "name": "Korean fairytales"}
+    result = {"task": task, "dataset": {"type": dataset, "name": "held-out prompts of the run"}, "metrics": metrics}
+    return [{"name": title, "results": [result]}] if metrics else []
+
+
+def _size(rows: int) -> str:
+    """The Hub's size category."""
+    return next((name for top, name in ((1_000, "n<1K"), (10_000, "1K<n<10K")) if rows < top), "10K<n<100K")
+
+
+def _repos(run_: Run, config: PublishConfig, namespace: str) -> tuple[str, str]:
+    """Names of both repositories; the title gives the default."""
+    stem = slug(run_.meta().get("title", ""), run_.id)
+    return (
+        check_repo(config.dataset_repo or f"{namespace}/{stem}-data"),
+        check_repo(config.model_repo or f"{namespace}/{stem}"),
+    )
+
+
+def _arm(run_: Run, config: PublishConfig) -> str:
+    """The arm to publish: named, else the newest finished one."""
+    finished = run_.finished_arms()
+    arm = config.arm or (finished[-1] if finished else "")
+    if arm not in finished:
+        raise Problem(
+            f"There is no finished arm {arm!r} to publish. Train one first.", f"공개할 학습이 끝난 갈래 {arm!r} 이(가) 없습니다. 먼저 학습해 주세요."
+        )
+    return arm
+
+
+def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", dataset_commit: str = "") -> dict[str, Any]:
+    """Write publish/dataset and publish/model, exactly what would be uploaded; the licence's facts and the names.
+
+    Raises Problem for a blocked or unstated licence, a name the Hub refuses, or personal data and secrets in a kept row.
+    """
+    arm = _arm(run_, config)
+    trained = run_.config("train", arm)
+    found = _licence(run_, config, trained.student)
+    dataset_repo, model_repo = _repos(run_, config, namespace)
+    if found["prefix"] and not model_repo.partition("/")[2].startswith(found["prefix"].replace(" ", "-")):
+        prefix = found["prefix"].replace(" ", "-")
+        raise Problem(
+            f"The licence asks for a model name that begins with {prefix!r}. Rename the model repository.",
+            f"라이선스에 따라 모델 이름은 {prefix!r}(으)로 시작해야 합니다. 모델 저장소 이름을 바꿔 주세요.",
+        )
+    stages = {"generate": as_json(run_.config("generate")), "filter": as_json(run_.config("filter")), "train": as_json(trained)}
+    common = {"chain": found["chain"], "not_advice": licenses.NOT_ADVICE, "teachers": licenses.run_teachers(run_)}
+    common |= {"title": run_.meta().get("title") or run_.id, "config_json": json.dumps(stages, ensure_ascii=False, indent=1)}
+    _prepare_dataset(run_, config, found, dataset_repo, common, stages)
+    _prepare_model(run_, arm, found, model_repo, dataset_repo, dataset_commit, common)
+    for kind in ("dataset", "model"):
+        for path in sorted(run_.publish_folder(kind).rglob("*")):
+            if path.is_file() and path.suffix in ("", ".md", ".json", ".jinja") and path.name != "tokenizer.json":
+                kinds = found_secrets(path.read_text("utf-8", errors="replace"))
+                if kinds:
+                    raise _leak([f"{kind}/{path.name} ({', '.join(kinds)})"])
+    return {"verdict": found["verdict"], "licence": found["licence"], "dataset": dataset_repo, "model": model_repo, "arm": arm}
+
+
+def _leak(places: list[str]) -> Problem:
+    """The problem of personal data or secrets in something that would leave."""
+    where = "; ".join(places[:20])
+    return Problem(
+        f"Personal data or secrets were found, nothing was uploaded: {where}. Remove or reject these, then publish again.",
+        f"개인 정보나 비밀 값이 있어 아무것도 올리지 않았습니다: {where}. 지우거나 탈락시킨 뒤 다시 공개해 주세요.",
+    )
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _prepare_dataset(
+    run_: Run, config: PublishConfig, found: dict[str, Any], repo: str, common: dict[str, Any], stages: dict[str, Any]
+) -> None:
+    """Parquet files, card, LICENSE and NOTICE of the dataset."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = _fresh(run_.publish_folder("dataset"))
+    verdicts = {v.id: v for v in run_.verdicts()}
+    pairs = list(run_.pairs())
+    kept = [p for p in pairs if p.id in verdicts and verdicts[p.id].kept]
+    if not kept:
+        raise Problem("No pair was kept, so there is no dataset to publish. Run the filter first.", "남은 쌍이 없어 공개할 자료가 없습니다. 먼저 거르기를 실행해 주세요.")
+    leaks = [f"{p.id} ({', '.join(k)})" for p in kept if (k := found_secrets(f"{p.instruction}\n{p.output}"))]
+    if leaks:
+        raise _leak(leaks)
+    names = ("id", "instruction", "output", "character", "keywords", "teacher")
+    text = pa.string()
+    schema = pa.schema([(n, pa.list_(text) if n == "keywords" else text) for n in names] + [("judge", pa.float64())])
+
+    def write(path: str, rows: list[dict[str, Any]], with_reasons: bool = False) -> None:
+        full = schema.append(pa.field("reasons", pa.list_(text))) if with_reasons else schema
+        (folder / path).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=full), folder / path)
+
+    def row(pair: Any) -> dict[str, Any]:
+        verdict = verdicts[pair.id]
+        return {n: pair.row()[n] for n in names} | {"judge": verdict.judge, "reasons": list(verdict.reasons)}
+
+    splits = {s: [row(p) for p in kept if p.split == s] for s in ("train", "test")}
+    files = [{"split": s, "path": f"data/{s}.parquet"} for s, rows in splits.items() if rows]
+    for entry in files:
+        write(entry["path"], splits[entry["split"]])
+    configs = [{"config_name": "default", "data_files": files}]
+    # Rejected rows leave too when asked for, but never those that hold personal data or secrets.
+    rejected = [p for p in pairs if p.id in verdicts and not verdicts[p.id].kept] if config.rejected else []
+    rejected = [p for p in rejected if "pii" not in verdicts[p.id].reasons and not found_secrets(f"{p.instruction}\n{p.output}")]
+    if rejected:
+        write("rejected/train.parquet", [row(p) for p in rejected], with_reasons=True)
+        configs.append({"config_name": "rejected", "data_files": [{"split": "train", "path": "rejected/train.parquet"}]})
+    counts = Counter(r for p in pairs if p.id in verdicts for r in verdicts[p.id].reasons)
+    reasons = (run_.done("filter") or {}).get("reasons") or dict(counts.most_common())
+    front = {"language": ["ko"], **found["dataset"]["card"], "pretty_name": common["title"]}
+    front |= {"annotations_creators": ["machine-generated"], "language_creators": ["machine-generated"]}
+    front |= {"multilinguality": ["monolingual"], "size_categories": [_size(len(kept))], "source_datasets": ["original"]}
+    front |= {"task_categories": ["text-generation"], "tags": ["synthetic", "distillation", "korean", "fairytale"], "configs": configs}
+    meanings = {
+        "id": "hash of what made the row", "instruction": "what the teacher was asked", "output": "the story", "character": "main character",
+        "keywords": "words the story must hold", "teacher": "model that wrote it", "judge": "judge's score 1-5 or null",
+    }  # fmt: skip
+    sample = row(kept[0])
+    card = _render(
+        "dataset.md.jinja", front=front, repo=repo, part=found["dataset"], licence_text=found["dataset"]["licence"], total=len(pairs),
+        kept=len(kept), train=len(splits["train"]), test=len(splits["test"]), rejected=len(rejected), reasons=list(reasons.items()),
+        reviews=sum(1 for _ in read_rows(run_.reviews_file)), prompts=[_cell(p.instruction) for p in kept[:3]],
+        fields=[(n, m, _cell(sample[n])[:200]) for n, m in meanings.items()], generate=stages["generate"], filter=stages["filter"], **common,
+    )  # fmt: skip
+    write_text(folder / "README.md", card)
+    _legal(folder, found, "dataset")
+
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json")
+TOKENIZER = ("tokenizer*", "chat_template.jinja", "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json")
+
+
+def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files that match, never anything else (optimizer states, logs, TRL's card)."""
+    for pattern in patterns:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+
+def _prepare_model(
+    run_: Run, arm: str, found: dict[str, Any], repo: str, dataset_repo: str, dataset_commit: str, common: dict[str, Any]
+) -> None:
+    """Adapter (base on the Hub) or whole model, tokenizer, card, LICENSE and NOTICE.
+
+    An adapter whose base has no Hub id cannot be loaded by anybody else, so it is merged into its base.
+    """
+    folder, trained = _fresh(run_.publish_folder("model")), run_.config("train", arm)
+    place = run_.stage_folder("train", arm)
+    student, adapter = trained.student, (place / "adapter").is_dir()
+    hub_id, _, revision = student.partition("@")
+    on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id)) and not Path(student).exists()
+    merged = adapter and not on_hub
+    source = place / ("adapter" if adapter else "model")
+    if merged:
+        _merge(source, student, folder)
+    else:
+        _copy(source, folder, WEIGHTS)
+        _copy(source, folder, TOKENIZER)
+    if adapter and on_hub:
+        settings = read_json(folder / "adapter_config.json", {}) | {"base_model_name_or_path": hub_id, "revision": revision or None}
+        write_json(folder / "adapter_config.json", settings)
+    if not list(folder.glob("*.safetensors")):
+        raise Problem(f"Arm {arm!r} has no weights in {source.name}/. Train it again.", f"갈래 {arm!r} 에 가중치가 없습니다. 다시 학습해 주세요.")
+    report, done = read_json(run_.report_file, {}), run_.done("train", arm) or {}
+    models = report.get("models") or []
+    front = {"language": ["ko"], **found["model"]["card"]}
+    front["library_name"] = "peft" if adapter and on_hub else "transformers"
+    front |= {"pipeline_tag": "text-generation", "datasets": [dataset_repo]}
+    if on_hub and trained.method != "scratch":
+        front |= {"base_model": hub_id, "base_model_relation": "adapter" if adapter else "finetune"}
+    front["tags"] = ["distillation", "synthetic", "korean", "fairytale", *(["lora"] if adapter else [])]
+    index = _index(common["title"], arm, models, dataset_repo)
+    front |= {"model-index": index} if index else {}
+    measured = [(k, _number(done[k])) for k in ("steps", "train_loss", "eval_loss", "seconds", "device") if k in done]
+    prompt = next((p.instruction for p in run_.pairs()), "")
+    card = _render(
+        "model.md.jinja", front=front, repo=repo, part=found["model"], licence_text=found["model"]["licence"], adapter=adapter and on_hub,
+        merged=merged, student=student, dataset_repo=dataset_repo, dataset_commit=dataset_commit,
+        training=[(k, _cell(v)) for k, v in as_json(trained).items()] + measured, table=_table(models), prompts=report.get("prompts"),
+        samples=_samples(run_, arm), example_prompt=json.dumps(prompt, ensure_ascii=False), **common,
+    )  # fmt: skip
+    write_text(folder / "README.md", card)
+    _legal(folder, found, "model")
+
+
+def _merge(adapter: Path, student: str, folder: Path) -> None:
+    """The adapter merged into its local base, saved with the tokenizer."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = DATA / "mini" / student[5:] if student.startswith("mini:") else Path(student)
+    if not base.is_dir():
+        base = Path(read_json(adapter / "adapter_config.json", {}).get("base_model_name_or_path") or "")
+    if not (base / "config.json").exists():
+        raise Problem(f"The base {student!r} of the adapter was not found.", f"어댑터의 바탕 모델 {student!r} 을(를) 찾을 수 없습니다.")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
+    model.save_pretrained(folder)
+    _copy(base, folder, TOKENIZER)
+
+
+def _samples(run_: Run, arm: str) -> list[dict[str, str]]:
+    """Two answers of the arm and, when a rule found fault with one, a bad one, said so."""
+    rows = [r for r in read_rows(run_.answers_file) if arm in (r.get("who"), r.get("arm"), r.get("model"))]
+
+    def text(r: dict[str, Any]) -> str:
+        return str(r.get("text") or r.get("answer") or r.get("output") or "")
+
+    rows = [r for r in rows if text(r) and not found_secrets(text(r))]
+    bad = [r for r in rows if r.get("reasons")]
+    chosen = [(r, "good") for r in rows if not r.get("reasons")][:2] + [(r, f"bad ({', '.join(r['reasons'])})") for r in bad[:1]]
+    return [{"label": b, "prompt": _cell(r.get("instruction") or r.get("prompt") or ""), "text": _cell(text(r))} for r, b in chosen]
+
+
+# Upload --------------------------------------------------------------------------------------------------------------
+
+
+def _client(endpoint: str | None, token: str | None) -> Any:
+    """An HfApi whose requests end after TIMEOUT."""
+    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def factory() -> Any:
+        client = default_client_factory()
+        client.timeout = TIMEOUT
+        return client
+
+    set_client_factory(factory)
+    return HfApi(endpoint=endpoint, token=token)
+
+
+def _explain(error: Exception, what: str) -> Problem:
+    """What a Hub failure means and what to do about it."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    en, ko = {
+        401: ("The token is missing, wrong or expired. Sign in again.", "토큰이 없거나 틀렸거나 만료되었습니다. 다시 로그인해 주세요."),
+        402: ("The account's plan does not allow this. See its billing page.", "계정의 요금제로는 할 수 없습니다. 결제 설정을 확인해 주세요."),
+        403: (
+            "The token may not write there. Use a token with write access to this namespace, or another repository name.",
+            "이 토큰으로는 그곳에 쓸 수 없습니다. 쓰기 권한이 있는 토큰이나 다른 저장소 이름을 써 주세요.",
+        ),
+        404: ("The repository was not found or is not yours. Check its name.", "저장소가 없거나 권한이 없습니다. 이름을 확인해 주세요."),
+        409: ("It exists already with other settings. Choose another name.", "이미 다른 설정으로 있습니다. 다른 이름을 골라 주세요."),
+        412: (
+            "Somebody else committed meanwhile; nothing was overwritten. Look at the repository, then publish again or choose another name.",
+            "그 사이 다른 커밋이 올라왔고 아무것도 덮어쓰지 않았습니다. 저장소를 확인한 뒤 다시 올리거나 다른 이름을 골라 주세요.",
+        ),
+        429: ("The Hub asks to wait: too many requests. Publish again in some minutes.", "요청이 너무 많습니다. 몇 분 뒤에 다시 공개해 주세요."),
+    }.get(
+        status,
+        ("The Hub could not be reached or failed. Publish again; what is there already is not sent twice.",
+         "허브에 닿지 못했거나 허브가 실패했습니다. 다시 공개해 주세요. 이미 올라간 것은 두 번 올리지 않습니다."),
+    )  # fmt: skip
+    code = f" ({status})" if status else f" ({type(error).__name__})"
+    return Problem(f"{what}{code}: {en}", f"{what}{code}: {ko}")
+
+
+def _try(what: str, progress: Progress, action: Callable[[], Any], landed: Callable[[], Any] | None = None) -> Any:
+    """``action`` with retries for 408, 429, 5xx and lost connections.
+
+    ``landed`` is asked after each failure that leaves the outcome open; a true answer is the result.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    for attempt in range(ATTEMPTS):
+        if progress.stopping:
+            raise Stopped
+        wait = min(2.0**attempt, 30.0)
+        try:
+            return action()
+        except HfHubHTTPError as error:
+            failed: Exception = error
+            status = error.response.status_code
+            if status == 412 and landed:
+                result = landed()
+                if result:
+                    return result
+            if status not in (408, 429) and status < 500:
+                raise _explain(error, what) from None
+            after = error.response.headers.get("Retry-After", "")
+            wait = min(float(after), 300.0) if after.isdigit() else wait
+        except (httpx.HTTPError, ConnectionError, RuntimeError, ValueError) as error:
+            if isinstance(error, ValueError):
+                raise Problem(f"{what}: the Hub refused the card or a name.", f"{what}: 허브가 카드나 이름을 거절했습니다.") from None
+            failed = error
+        if attempt < ATTEMPTS - 1:
+            end = time.monotonic() + wait
+            while time.monotonic() < end and not progress.stopping:
+                time.sleep(min(0.2, wait))
+    raise _explain(failed, what) from None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Path in the repository -> local file."""
+    return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _same(path: Path, entry: Any) -> bool:
+    """Whether a remote entry holds the bytes of a local file (git blob id, or sha256 of an LFS object)."""
+    data = path.read_bytes()
+    if entry.lfs:
+        return entry.lfs.sha256 == hashlib.sha256(data).hexdigest()
+    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> dict[str, Any]:
+    """One repository: made private, one commit, read back by hash. Repeating it changes nothing."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    files, note = _files(run_.publish_folder(kind)), run_.folder / "publish" / "commits.json"
+    _try(f"create {repo}", progress, lambda: api.create_repo(repo, repo_type=kind, private=True, exist_ok=True))
+    info = _try(f"look at {repo}", progress, lambda: api.repo_info(repo, repo_type=kind))
+    ours = read_json(note, {}).get(f"{kind}:{repo}")
+
+    def remote() -> dict[str, Any]:
+        listed = _try(f"list {repo}", progress, lambda: list(api.list_repo_tree(repo, repo_type=kind, recursive=True)))
+        return {e.path: e for e in listed if hasattr(e, "blob_id") and e.path != ".gitattributes"}
+
+    def landed() -> str:
+        there = remote()
+        same = set(there) == set(files) and all(_same(files[p], there[p]) for p in files)
+        return _try(f"look at {repo}", progress, lambda: api.repo_info(repo, repo_type=kind)).sha if same else ""
+
+    if not info.private and ours is None:
+        raise Problem(
+            f"{repo} exists and is public. Make it private on the Hub or choose another name.",
+            f"{repo} 저장소가 이미 공개 상태로 있습니다. 허브에서 비공개로 바꾸거나 다른 이름을 골라 주세요.",
+        )
+    there = remote()
+    commit = landed()
+    if not commit:
+        if there and info.sha != ours:
+            raise Problem(
+                f"{repo} holds commits that this run did not make; nothing was overwritten. Choose another name.",
+                f"{repo} 저장소에 이 실험이 올리지 않은 커밋이 있어 아무것도 덮어쓰지 않았습니다. 다른 이름을 골라 주세요.",
+            )
+        stale = [p for p in there if p not in files]
+
+        def send() -> str:
+            operations: list[Any] = [CommitOperationAdd(p, str(path)) for p, path in files.items()]
+            operations += [CommitOperationDelete(p) for p in stale]
+            message = f"Publish {kind} of run {run_.id}"
+            return api.create_commit(repo, operations, commit_message=message, repo_type=kind, parent_commit=info.sha).oid
+
+        commit = _try(f"upload {repo}", progress, send, landed)
+    with tempfile.TemporaryDirectory() as back:
+        for name, path in files.items():
+            got = _try(
+                f"read back {repo}",
+                progress,
+                lambda name=name: api.hf_hub_download(repo, name, repo_type=kind, revision=commit, local_dir=back),
+            )
+            if hashlib.sha256(Path(got).read_bytes()).digest() != hashlib.sha256(path.read_bytes()).digest():
+                raise Problem(f"{repo}: {name} came back different. Publish again.", f"{repo}: {name} 파일이 다르게 돌아왔습니다. 다시 공개해 주세요.")
+    write_json(note, read_json(note, {}) | {f"{kind}:{repo}": commit})
+    prefix = "datasets/" if kind == "dataset" else ""
+    return {"repo": repo, "url": f"{api.endpoint}/{prefix}{repo}", "commit": commit}
+
+
+def run(
+    run_: Run, config: PublishConfig, progress: Progress, token: str | None = None, endpoint: str | None = None
+) -> dict[str, Any]:
+    """Prepare both folders and, unless it is a dry run, publish them: dataset first, then the model that cites it."""
+    run_.begin("publish", config)
+    progress.begin("publish", 4)
+    endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
+    if config.dry_run:
+        ready = prepare(run_, config)
+        blank = {"url": None, "commit": None}
+        facts = {"dataset": {"repo": ready["dataset"], **blank}, "model": {"repo": ready["model"], **blank}}
+        facts |= {"verdict": ready["verdict"], "dry_run": True}
+    else:
+        local = urlparse(endpoint or "").hostname in ("127.0.0.1", "localhost")
+        if os.environ.get("LAB_OFFLINE") == "1" and not local:
+            raise Problem("LAB_OFFLINE=1 forbids the network. Unset it or use --dry-run.", "LAB_OFFLINE=1 이면 올릴 수 없습니다. 끄거나 --dry-run 을 써 주세요.")
+        from huggingface_hub import get_token
+
+        token = token or (None if os.environ.get("SPACE_ID") else get_token())
+        if not token:
+            raise Problem("Publishing needs a Hugging Face token with write access. Sign in.", "공개하려면 쓰기 권한이 있는 허깅페이스 토큰이 필요합니다. 로그인해 주세요.")
+        api = _client(endpoint, token)
+        name = _try("sign in", progress, api.whoami)["name"]
+        ready = prepare(run_, config, name)
+        progress.step(1)
+        dataset = _upload(run_, "dataset", ready["dataset"], api, progress)
+        progress.step(2)
+        prepare(run_, config, name, dataset["commit"])
+        model = _upload(run_, "model", ready["model"], api, progress)
+        progress.step(3)
+        facts = {"dataset": dataset, "model": model, "verdict": ready["verdict"]}
+        if not config.private:
+            for kind in ("dataset", "model"):
+                _publicise(api, kind, facts[kind]["repo"], progress)
+    run_.finish("publish", facts)
+    progress.step(4, stop=False)
+    return facts
+
+
+def _publicise(api: Any, kind: str, repo: str, progress: Progress) -> None:
+    """Make one repository public."""
+    _try(f"make {repo} public", progress, lambda: api.update_repo_settings(repo, private=False, repo_type=kind))
+
+
+def make_public(run_: Run, progress: Progress, token: str, endpoint: str | None = None) -> None:
+    """The separate step after a private upload: both repositories of the run become public."""
+    done = run_.done("publish")
+    if not done or done.get("dry_run"):
+        raise Problem("Nothing has been uploaded yet. Publish first.", "아직 올린 것이 없습니다. 먼저 공개를 실행해 주세요.")
+    if done["verdict"] not in ("ok", "conditional"):
+        raise Problem("The licence is unknown, so the repositories stay private.", "라이선스를 알 수 없어 비공개로 둡니다.")
+    api = _client(endpoint or os.environ.get("HF_ENDPOINT") or None, token)
+    for kind in ("dataset", "model"):
+        _publicise(api, kind, done[kind]["repo"], progress)
