@@ -1,0 +1,265 @@
+"""Publishing, against a loopback stand-in of the Hub that is spoken to by the stock client."""
+
+import json
+import os
+import time
+
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from lab.config import PublishConfig
+from lab.domain import DATA
+from lab.problems import Problem
+from lab.progress import Progress
+from lab.records import Pair, Verdict, append_rows, read_json, write_json
+from lab.run import new_run
+from lab.stages import publish
+from tests.fakehub import FakeHub
+
+TOKEN = "hf_aliceSecretToken0123456789"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny base (with a card that says apache-2.0) and an adapter on it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("trained")
+    base = folder / "base"
+    config = Qwen2Config(
+        vocab_size=4096, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+    )
+    model = Qwen2ForCausalLM(config)
+    model.save_pretrained(base)
+    for path in (DATA / "mini" / "student").glob("*oken*"):
+        (base / path.name).write_bytes(path.read_bytes())
+    (base / "chat_template.jinja").write_bytes((DATA / "mini/student/chat_template.jinja").read_bytes())
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n", "utf-8")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.fixture
+def make_run(trained, tmp_path, monkeypatch):
+    """A run by hand: six pairs, two of them rejected, one trained arm, a report and answers."""
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "runs"))
+    monkeypatch.setenv("LAB_OFFLINE", "1")
+
+    def make(teacher="mini:teacher", student=None, title="호랑이 이야기", story="옛날 옛적에 호랑이가 살았어요."):
+        run = new_run("mini", title)
+        pairs = [
+            Pair(f"id{i}", f"호랑이 이야기 {i}", f"{story} {i}", "호랑이", ("떡",), teacher, split="test" if i == 0 else "train") for i in range(6)
+        ]
+        append_rows(run.pairs_file, [p.row() for p in pairs])
+        append_rows(run.verdicts_file, [Verdict(f"id{i}", i < 4, () if i < 4 else ("too_short",)).row() for i in range(6)])
+        place = run.stage_folder("train", "distilled")
+        write_json(place / "config.json", {"student": student or str(trained / "base")})
+        (place / "adapter").mkdir(parents=True)
+        for path in (trained / "adapter").iterdir():
+            (place / "adapter" / path.name).write_bytes(path.read_bytes())
+        write_json(place / "done.json", {"steps": 3, "train_loss": 1.5, "inputs": ""})
+        model = {"who": "distilled", "name": "x", "perplexity": {"value": 5.0, "low": 4.0, "high": 6.0}, "judge": None}
+        write_json(run.report_file, {"prompts": 4, "models": [{"who": "teacher", "name": "t", "perplexity": 3.0}, model]})
+        answer = {"who": "distilled", "instruction": "호랑이", "text": "옛날에 | 호랑이가"}
+        append_rows(run.answers_file, [answer, answer | {"text": "끝", "reasons": ["too_short"]}])
+        return run
+
+    return make
+
+
+@pytest.fixture
+def hub():
+    with FakeHub().start() as hub:
+        hub.add_user(TOKEN, "alice").add_user("hf_reader", "alice", role="read")
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    """Waits keep their order, not their length."""
+    monkeypatch.setattr(publish.time, "monotonic", lambda clock=iter(range(10**9)): float(next(clock)))
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda s: sleep(min(s, 0.005)))
+
+
+def go(run, hub, token=TOKEN, **options):
+    return publish.run(run, PublishConfig(**options), Progress(run, "publish", []), token=token, endpoint=hub.url)
+
+
+def front(folder):
+    return yaml.safe_load((folder / "README.md").read_text("utf-8").split("---\n")[1])
+
+
+def test_prepare_writes_exactly_what_would_leave(make_run):
+    run = make_run()
+    ready = publish.prepare(run, PublishConfig(), "alice")
+    assert ready["verdict"] == "ok" and ready["model"] == f"alice/fairytales-{run.id}"
+    data, model = run.publish_folder("dataset"), run.publish_folder("model")
+    assert {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()} == {
+        "README.md", "LICENSE", "NOTICE", "data/train.parquet", "data/test.parquet", "rejected/train.parquet",
+    }  # fmt: skip
+    assert pq.read_table(data / "data/train.parquet").num_rows == 3
+    assert pq.read_table(data / "rejected/train.parquet").to_pylist()[0]["reasons"] == ["too_short"]
+    card = front(data)
+    assert card["license"] == "apache-2.0" and card["language"] == ["ko"] and card["size_categories"] == ["n<1K"]
+    card = front(model)
+    assert card["library_name"] == "transformers" and card["datasets"] == [ready["dataset"]]
+    assert card["model-index"][0]["results"][0]["metrics"] == [{"type": "perplexity", "value": 5.0}]
+    text = (model / "README.md").read_text("utf-8")
+    assert "5 [4, 6]" in text and "bad (too_short)" in text and "merged into the base" in text
+    assert not (model / "adapter_config.json").exists(), "a base without a Hub id is merged"
+
+
+def test_the_loading_snippet_works(make_run):
+    run = make_run()
+    publish.prepare(run, PublishConfig(), "alice")
+    folder = run.publish_folder("model")
+    text = (folder / "README.md").read_text("utf-8")
+    code = text.split("```python\n")[1].split("```")[0].replace(f"alice/fairytales-{run.id}", str(folder)).replace("=300", "=4")
+    exec(code, {})
+
+
+def test_an_adapter_names_its_base_on_the_hub(make_run):
+    run = make_run(student="Qwen/Qwen2.5-0.5B-Instruct")
+    publish.prepare(run, PublishConfig(), "alice")
+    folder = run.publish_folder("model")
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    card = front(folder)
+    assert (card["base_model"], card["base_model_relation"]) == ("Qwen/Qwen2.5-0.5B-Instruct", "adapter")
+    assert card["library_name"] == "peft" and "Copyright Alibaba Cloud" in (folder / "NOTICE").read_text("utf-8")
+
+
+def test_a_missing_report_is_no_obstacle(make_run):
+    run = make_run()
+    run.report_file.unlink()
+    run.answers_file.unlink()
+    publish.prepare(run, PublishConfig(), "alice")
+    assert "Not measured" in (run.publish_folder("model") / "README.md").read_text("utf-8")
+
+
+def test_a_blocked_teacher_is_refused_with_clause_and_source(make_run):
+    with pytest.raises(Problem, match=r"compete with OpenAI.*OpenAI Terms of Use"):
+        publish.prepare(make_run(teacher="api:gpt-4o"), PublishConfig())
+
+
+def test_an_unknown_teacher_needs_a_statement_and_stays_private(make_run):
+    run = make_run(teacher="somebody/unheard-of")
+    with pytest.raises(Problem, match="data_licence"):
+        publish.prepare(run, PublishConfig())
+    with pytest.raises(Problem, match="private"):
+        publish.prepare(run, PublishConfig(data_licence="my-licence", private=False))
+    assert publish.prepare(run, PublishConfig(data_licence="my-licence"))["verdict"] == "unknown"
+    assert front(run.publish_folder("dataset"))["license_name"] == "my-licence"
+
+
+def test_a_llama_teacher_asks_for_the_name(make_run):
+    run = make_run(teacher="meta-llama/Llama-3.1-8B-Instruct")
+    with pytest.raises(Problem, match="Llama"):
+        publish.prepare(run, PublishConfig(model_repo="alice/tales"))
+    publish.prepare(run, PublishConfig(model_repo="alice/Llama-tales"))
+    assert front(run.publish_folder("model"))["license"] == "llama3.1"
+    assert "Built with Llama" in (run.publish_folder("model") / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("secret", ["me@example.com", "010-1234-5678", "hf_abcdefghijklmnopqrstuv"])
+def test_personal_data_and_secrets_stay_here(make_run, secret):
+    with pytest.raises(Problem, match="id0"):
+        publish.prepare(make_run(story=f"옛날에 {secret} 호랑이"), PublishConfig())
+
+
+@pytest.mark.parametrize("name", ["호랑이/이야기", "alice", "alice/a--b", "alice/x.git", "alice/" + "x" * 100])
+def test_names_the_hub_refuses_are_explained(name):
+    with pytest.raises(Problem, match="not usable"):
+        publish.check_repo(name)
+
+
+def test_hangul_titles_give_the_run_id():
+    assert publish.slug("호랑이 Tiger 2", "r1") == "tiger-2"
+    assert publish.slug("호랑이", "r1") == "fairytales-r1"
+
+
+def test_publish_is_whole_linked_private_and_repeatable(make_run, hub):
+    run = make_run()
+    facts = go(run, hub)
+    data, model = facts["dataset"], facts["model"]
+    for kind, part in (("dataset", data), ("model", model)):
+        there = hub.files(kind, part["repo"])
+        assert hub.repo(kind, part["repo"]).private
+        for name, path in publish._files(run.publish_folder(kind)).items():
+            assert there[name] == path.read_bytes()
+    assert data["commit"] in hub.files("model", model["repo"])["README.md"].decode()
+    assert go(run, hub)["model"]["commit"] == model["commit"], "nothing new, no commit"
+    publish.make_public(run, Progress(run, "publish", []), TOKEN, hub.url)
+    assert not hub.repo("model", model["repo"]).private
+    assert run.state("publish") == "done"
+    for path in run.folder.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"method": "POST", "path": r"/commit/", "status": 500, "times": 2},
+        {"method": "POST", "path": r"/commit/", "status": 503},
+        {"method": "POST", "path": r"/commit/", "status": 429, "headers": {"Retry-After": "3"}},
+        {"method": "POST", "path": r"/commit/", "drop": "before"},
+        {"method": "POST", "path": r"/commit/", "drop": "response"},
+        {"method": "PUT", "path": r"/_lfs/", "drop": "body", "after": 500},
+        {"method": "POST", "path": r"repos/create", "status": 503},
+        {"method": "GET", "path": r"/resolve/", "drop": "download", "after": 100},
+        {"method": "*", "path": r"whoami", "delay": 0.5},
+    ],
+    ids=lambda f: " ".join(str(v) for v in f.values()),
+)
+def test_a_passing_fault_still_ends_whole(make_run, hub, fault):
+    run, fault = make_run(), dict(fault)
+    hub.fail(fault.pop("method"), fault.pop("path"), **fault)
+    facts = go(run, hub)
+    for kind in ("dataset", "model"):
+        assert set(publish._files(run.publish_folder(kind))) <= set(hub.files(kind, facts[kind]["repo"]))
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 412, 429, 500])
+def test_a_lasting_fault_is_explained_and_can_be_gone_on_from(make_run, hub, status):
+    run = make_run()
+    hub.fail("POST", r"/commit/", status=status, times=-1)
+    with pytest.raises(Problem, match=str(status)) as caught:
+        go(run, hub)
+    assert TOKEN not in caught.value.en + caught.value.ko and run.done("publish") is None
+    hub.faults.clear()
+    assert go(run, hub)["verdict"] == "ok"
+
+
+def test_wrong_tokens_are_explained(make_run, hub):
+    with pytest.raises(Problem, match="401"):
+        go(make_run(), hub, token="hf_nobody")
+    with pytest.raises(Problem, match="403"):
+        go(make_run(), hub, token="hf_reader")
+
+
+def test_somebody_elses_commits_are_never_overwritten(make_run, hub):
+    from huggingface_hub import HfApi
+
+    run = make_run()
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    api.create_repo("alice/tales", repo_type="dataset", private=True)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id="alice/tales", repo_type="dataset")
+    with pytest.raises(Problem, match="did not make"):
+        go(run, hub, dataset_repo="alice/tales")
+    assert set(hub.files("dataset", "alice/tales")) >= {"notes.txt"}
+    api.create_repo("alice/open", repo_type="dataset", private=False)
+    with pytest.raises(Problem, match="public"):
+        go(run, hub, dataset_repo="alice/open")
+
+
+def test_offline_and_dry_run(make_run):
+    run = make_run()
+    progress = Progress(run, "publish", [])
+    with pytest.raises(Problem, match="LAB_OFFLINE"):
+        publish.run(run, PublishConfig(), progress, token=TOKEN, endpoint="https://huggingface.co")
+    facts = publish.run(run, PublishConfig(dry_run=True), progress)
+    assert facts["dataset"]["commit"] is None and json.dumps(facts)
