@@ -20,7 +20,7 @@ from lab.records import read_json
 from lab.run import Run, find_run
 
 NOT_ADVICE = {"en": "This is not legal advice.", "ko": "법률 자문이 아닙니다."}
-PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0"}
+PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0"}
 _WORSE = ("ok", "conditional", "unknown", "blocked")
 
 
@@ -76,7 +76,9 @@ def origins(spec: str, run_owner: str | None = None) -> list[tuple[str, dict[str
         if folder.resolve().parent == (DATA / "mini").resolve():
             return [(spec, family(f"mini:{folder.resolve().name}"))]
         card = front_matter(folder / "README.md")
-        base = read_json(folder / "adapter_config.json", {}).get("base_model_name_or_path") or _first(card.get("base_model"))
+        base = read_json(folder / "adapter_config.json", {}).get("base_model_name_or_path") or _first(
+            card.get("base_model")
+        )
         found = origins(base, run_owner) if base and base != name else []
         licence = _first(card.get("license"))
         if licence:
@@ -112,19 +114,33 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
         where = f"{name}: {f['conditions']} [{f['family']}; source: {f['source']}]"
         where_ko = f"{name}: {f['conditions_ko']} [{f['family']}; 출처: {f['source']}]"
         if f["kind"] == "unknown":
-            add("unknown", f"{name}: the licence is unknown. State its licence and a link.", f"{name}: 라이선스를 알 수 없습니다. 라이선스와 링크를 밝혀 주세요.")
+            add(
+                "unknown",
+                f"{name}: the licence is unknown. State its licence and a link.",
+                f"{name}: 라이선스를 알 수 없습니다. 라이선스와 링크를 밝혀 주세요.",
+            )
         elif f["kind"] == "api" and part == "student":
-            add("blocked", f"{name}: there are no weights to train or publish.", f"{name}: 학습하거나 공개할 가중치가 없습니다.")
+            add(
+                "blocked",
+                f"{name}: there are no weights to train or publish.",
+                f"{name}: 학습하거나 공개할 가중치가 없습니다.",
+            )
         elif f["outputs"] == "no" and part == "student":
             add("conditional", where, where_ko)  # a base under its own terms: the student stays under them
-        elif f["outputs"] == "no" and not (f.get("only_students") and re.search(f["only_students"], student, re.IGNORECASE)):
+        elif f["outputs"] == "no" and not (
+            f.get("only_students") and re.search(f["only_students"], student, re.IGNORECASE)
+        ):
             add("blocked", where, where_ko)
         elif f["outputs"] in ("no", "conditional"):
             add("conditional", where, where_ko)
         if f["kind"] == "model" and name.startswith("api:"):
             add("ok", f"{name}: the host may add terms of its own.", f"{name}: 제공 업체가 조건을 더할 수 있습니다.")
         if f["seen"] == "memory" and f["kind"] == "model":
-            add("conditional", f"{name}: the terms were not read; read them before publishing.", f"{name}: 약관을 확인하지 못했습니다. 공개 전에 읽어 주세요.")
+            add(
+                "conditional",
+                f"{name}: the terms were not read; read them before publishing.",
+                f"{name}: 약관을 확인하지 못했습니다. 공개 전에 읽어 주세요.",
+            )
         state += [f"'{f['built_with']}'"] if f.get("built_with") else []
         state += [f"the name begins with '{f['prefix']}'"] if f.get("prefix") else []
         state += [f"NOTICE: {f['notice']}"] if f.get("notice") else []
@@ -141,20 +157,27 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
     prefixes = {f["prefix"].split()[0] for f in fams if f.get("prefix")}
     if alike and len(strict) > 1:
         both = ", ".join(sorted(strict))
-        add("blocked", f"Share-alike clashes: {both} cannot both be kept.", f"동일 조건 변경 허락이 부딪힙니다: {both} 조건을 함께 지킬 수 없습니다.")
+        add(
+            "blocked",
+            f"Share-alike clashes: {both} cannot both be kept.",
+            f"동일 조건 변경 허락이 부딪힙니다: {both} 조건을 함께 지킬 수 없습니다.",
+        )
     if len(prefixes) > 1:
         both = ", ".join(sorted(prefixes))
         add("blocked", f"One name cannot begin with all of: {both}.", f"이름이 한꺼번에 시작할 수 없습니다: {both}")
     if verdict in ("blocked", "unknown"):
         licence, card = None, {}
     elif not strict:
-        # Apache-2.0 is the stricter of the permissive ones (patent clause, notice) and CC0 data may be used under it.
-        licence, card = "apache-2.0", {"license": "apache-2.0"}
+        # CC BY rows stay CC BY; else Apache-2.0, the strictest of the rest (notices, patents), which CC0 and MIT allow.
+        licence = "cc-by-4.0" if "cc-by-4.0" in labels else "apache-2.0"
+        card = {"license": licence}
     else:
         own = next((f for link in links if (f := link["family"]).get("link") and _label(f, link["who"]) in strict), {})
         # Named custom terms are stricter than a bare NC licence and are named first.
         ordered = sorted(strict, key=lambda x: (not x.startswith("other"), x))
-        licence = ordered[0] if len(ordered) == 1 else "other: " + " and ".join(x.removeprefix("other: ") for x in ordered)
+        licence = (
+            ordered[0] if len(ordered) == 1 else "other: " + " and ".join(x.removeprefix("other: ") for x in ordered)
+        )
         card = {"license": licence}
         if licence.startswith("other: "):
             name = re.sub(r"[^a-z0-9.-]+", "-", licence.removeprefix("other: ").lower())
@@ -206,12 +229,29 @@ def chain(teacher: str, student: str, data: tuple[str, ...] = (), owner: str | N
     return {**model, "answer": answer, "not_advice": NOT_ADVICE, "dataset": dataset, "model": model, "chain": rows}
 
 
+def explain(found: dict[str, Any], language: str = "en") -> str:
+    """What ``chain`` found as text for a terminal: the answer, the chain with its sources, the duties."""
+    terms = "terms_ko" if language == "ko" else "terms"
+    lines = [found["answer"][language], ""]
+    lines += [
+        f"{x['what']}: {x['who']} -> {x['licence']}; {x[terms]} [{x['source']}; {x['seen']}]" for x in found["chain"]
+    ]
+    lines += ["", *(f"- {line}" for line in found["must_state"]), "", NOT_ADVICE[language]]
+    return "\n".join(lines)
+
+
 def _answer(model: dict[str, Any]) -> dict[str, str]:
     """The plain answer to the question: may the student be Apache-2.0?"""
     why, why_ko = " ".join(model["conditions"]), " ".join(model["reasons_ko"])
     if model["licence"] == "apache-2.0" and model["verdict"] == "ok":
         return {"en": "May the student be Apache-2.0? Yes.", "ko": "학생 모델을 Apache-2.0으로 공개할 수 있나요? 네."}
     if model["licence"] == "apache-2.0":
-        return {"en": f"May the student be Apache-2.0? Yes, if: {why}", "ko": f"학생 모델을 Apache-2.0으로 공개할 수 있나요? 조건부로 네. {why_ko}"}
+        return {
+            "en": f"May the student be Apache-2.0? Yes, if: {why}",
+            "ko": f"학생 모델을 Apache-2.0으로 공개할 수 있나요? 조건부로 네. {why_ko}",
+        }
     word = ("Unknown.", "알 수 없습니다.") if model["verdict"] == "unknown" else ("No.", "아니요.")
-    return {"en": f"May the student be Apache-2.0? {word[0]} {why}", "ko": f"학생 모델을 Apache-2.0으로 공개할 수 있나요? {word[1]} {why_ko}"}
+    return {
+        "en": f"May the student be Apache-2.0? {word[0]} {why}",
+        "ko": f"학생 모델을 Apache-2.0으로 공개할 수 있나요? {word[1]} {why_ko}",
+    }

@@ -39,6 +39,7 @@ QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
         ("meta-llama/Llama-3.1-8B", "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-0.5B", (), "blocked", None),
         ("meta-llama/Llama-3.1-8B", QWEN, ("cc-by-sa-4.0",), "blocked", None),
         ("", "mini:student", ("cc0-1.0",), "ok", "apache-2.0"),
+        ("", "mini:student", ("cc-by-4.0",), "conditional", "cc-by-4.0"),
         ("", "mini:student", (), "unknown", None),
         ("", "mini:student", ("aihub",), "blocked", None),
     ],
@@ -53,6 +54,14 @@ def test_openai_teacher_is_answered_with_no_clause_and_source():
     assert "No." in found["answer"]["en"] and "아니요" in found["answer"]["ko"]
     assert "compete with OpenAI" in found["answer"]["en"] and "OpenAI Terms of Use" in found["answer"]["en"]
     assert found["dataset"]["verdict"] == "blocked"
+
+
+def test_explain_prints_the_chain_in_both_languages():
+    found = licenses.chain("google/gemma-2-9b-it", QWEN)
+    assert json.dumps(found)
+    for language in ("en", "ko"):
+        text = licenses.explain(found, language)
+        assert "ai.google.dev/gemma/terms" in text and licenses.NOT_ADVICE[language] in text
 
 
 def test_duties_are_named():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -31,7 +33,12 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     base = folder / "base"
     config = Qwen2Config(
-        vocab_size=4096, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+        vocab_size=4096,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
     )
     model = Qwen2ForCausalLM(config)
     model.save_pretrained(base)
@@ -52,10 +59,21 @@ def make_run(trained, tmp_path, monkeypatch):
     def make(teacher="mini:teacher", student=None, title="호랑이 이야기", story="옛날 옛적에 호랑이가 살았어요."):
         run = new_run("mini", title)
         pairs = [
-            Pair(f"id{i}", f"호랑이 이야기 {i}", f"{story} {i}", "호랑이", ("떡",), teacher, split="test" if i == 0 else "train") for i in range(6)
+            Pair(
+                f"id{i}",
+                f"호랑이 이야기 {i}",
+                f"{story} {i}",
+                "호랑이",
+                ("떡",),
+                teacher,
+                split="test" if i == 0 else "train",
+            )
+            for i in range(6)
         ]
         append_rows(run.pairs_file, [p.row() for p in pairs])
-        append_rows(run.verdicts_file, [Verdict(f"id{i}", i < 4, () if i < 4 else ("too_short",)).row() for i in range(6)])
+        append_rows(
+            run.verdicts_file, [Verdict(f"id{i}", i < 4, () if i < 4 else ("too_short",)).row() for i in range(6)]
+        )
         place = run.stage_folder("train", "distilled")
         write_json(place / "config.json", {"student": student or str(trained / "base")})
         (place / "adapter").mkdir(parents=True)
@@ -63,7 +81,9 @@ def make_run(trained, tmp_path, monkeypatch):
             (place / "adapter" / path.name).write_bytes(path.read_bytes())
         write_json(place / "done.json", {"steps": 3, "train_loss": 1.5, "inputs": ""})
         model = {"who": "distilled", "name": "x", "perplexity": {"value": 5.0, "low": 4.0, "high": 6.0}, "judge": None}
-        write_json(run.report_file, {"prompts": 4, "models": [{"who": "teacher", "name": "t", "perplexity": 3.0}, model]})
+        write_json(
+            run.report_file, {"prompts": 4, "models": [{"who": "teacher", "name": "t", "perplexity": 3.0}, model]}
+        )
         answer = {"who": "distilled", "instruction": "호랑이", "text": "옛날에 | 호랑이가"}
         append_rows(run.answers_file, [answer, answer | {"text": "끝", "reasons": ["too_short"]}])
         return run
@@ -81,7 +101,6 @@ def hub():
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """Waits keep their order, not their length."""
-    monkeypatch.setattr(publish.time, "monotonic", lambda clock=iter(range(10**9)): float(next(clock)))
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda s: sleep(min(s, 0.005)))
 
@@ -119,7 +138,12 @@ def test_the_loading_snippet_works(make_run):
     publish.prepare(run, PublishConfig(), "alice")
     folder = run.publish_folder("model")
     text = (folder / "README.md").read_text("utf-8")
-    code = text.split("```python\n")[1].split("```")[0].replace(f"alice/fairytales-{run.id}", str(folder)).replace("=300", "=4")
+    code = (
+        text.split("```python\n")[1]
+        .split("```")[0]
+        .replace(f"alice/fairytales-{run.id}", str(folder))
+        .replace("=300", "=4")
+    )
     exec(code, {})
 
 
@@ -254,6 +278,62 @@ def test_somebody_elses_commits_are_never_overwritten(make_run, hub):
     api.create_repo("alice/open", repo_type="dataset", private=False)
     with pytest.raises(Problem, match="public"):
         go(run, hub, dataset_repo="alice/open")
+
+
+STOCK = """
+import sys
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+data = load_dataset(sys.argv[1])
+assert {k: v.num_rows for k, v in data.items()} == {"train": 3, "test": 1}, data
+assert load_dataset(sys.argv[1], "rejected")["train"][0]["reasons"] == ["too_short"]
+AutoModelForCausalLM.from_pretrained(sys.argv[2])
+assert AutoTokenizer.from_pretrained(sys.argv[2]).chat_template
+"""
+
+
+@pytest.mark.slow
+def test_the_stock_libraries_load_what_was_published(make_run, hub, tmp_path):
+    facts = go(make_run(), hub)
+    env = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    command = [sys.executable, "-c", STOCK, facts["dataset"]["repo"], facts["model"]["repo"]]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+XET = """
+import sys
+from lab.config import PublishConfig
+from lab.progress import Progress
+from lab.run import find_run
+from lab.stages import publish
+
+run = find_run(sys.argv[1])
+publish.run(run, PublishConfig(), Progress(run, "publish", []), token=sys.stdin.read(), endpoint=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_the_xet_transport(make_run, tmp_path):
+    run = make_run()
+    with FakeHub(xet_dir=tmp_path / "cas").start() as hub:
+        hub.add_user(TOKEN, "alice")
+        env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "0"}
+        command = [sys.executable, "-c", XET, run.id, hub.url]
+        done = subprocess.run(command, env=env, input=TOKEN, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert not [r for r in hub.requests if "/_lfs/" in r[1]], "the bytes went through Xet"
+        name = f"alice/fairytales-{run.id}"
+        assert (
+            hub.files("model", name)["model.safetensors"]
+            == (run.publish_folder("model") / "model.safetensors").read_bytes()
+        )
 
 
 def test_offline_and_dry_run(make_run):
