@@ -190,7 +190,14 @@ class PublishConfig:
     arm: str = knob("", "Arm", "갈래", help_en="Empty takes the newest finished one.", help_ko="비워 두면 가장 최근에 끝난 갈래")
     private: bool = knob(True, "Private", "비공개")
     rejected: bool = knob(True, "Include rejected pairs", "탈락한 쌍도 포함", more=True)
-    data_licence: str = knob("", "Licence of own data", "가져온 자료의 라이선스", more=True)
+    data_licence: str = knob(
+        "",
+        "Licence of own data",
+        "가져온 자료의 라이선스",
+        more=True,
+        help_en="Licence ids of imported rows or of an unknown teacher, separated by commas: cc0-1.0, cc-by-4.0, own",
+        help_ko="가져온 자료나 알 수 없는 교사의 라이선스를 쉼표로 나누어 적습니다: cc0-1.0, cc-by-4.0, own",
+    )
     dry_run: bool = knob(False, "Dry run", "올리지 않고 미리 보기", more=True)
 
 

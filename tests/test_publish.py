@@ -157,6 +157,28 @@ def test_an_adapter_names_its_base_on_the_hub(make_run):
     assert card["library_name"] == "peft" and "Copyright Alibaba Cloud" in (folder / "NOTICE").read_text("utf-8")
 
 
+def test_a_model_from_scratch_leaves_whole_and_without_a_base(make_run, trained):
+    run = make_run(student="scratch:30m")
+    place = run.stage_folder("train", "distilled")
+    (place / "adapter").rename(place / "old")
+    (place / "model").mkdir()
+    for path in (trained / "base").iterdir():
+        (place / "model" / path.name).write_bytes(path.read_bytes())
+    (place / "model" / "optimizer.pt").write_bytes(b"not to leave")
+    publish.prepare(run, PublishConfig(), "alice")
+    folder = run.publish_folder("model")
+    assert (folder / "model.safetensors").exists() and not (folder / "optimizer.pt").exists()
+    assert "base_model" not in front(folder) and front(folder)["library_name"] == "transformers"
+
+
+def test_imported_rows_need_their_licence(make_run):
+    run = make_run(teacher="")
+    with pytest.raises(Problem, match="data_licence"):
+        publish.prepare(run, PublishConfig())
+    publish.prepare(run, PublishConfig(data_licence="cc-by-sa-4.0"))
+    assert front(run.publish_folder("dataset"))["license"] == "cc-by-sa-4.0"
+
+
 def test_a_missing_report_is_no_obstacle(make_run):
     run = make_run()
     run.report_file.unlink()

@@ -647,6 +647,11 @@ def run(
         name = _try("sign in", progress, api.whoami)["name"]
         ready = prepare(run_, config, name)
         progress.step(1)
+        if not (DATA / "licences" / f"{ready['licence']}.txt").exists():
+            progress.note(
+                f"LICENSE only names the terms of {ready['licence']}. Put their full text there before making it public.",
+                f"LICENSE 파일에 약관 이름만 있습니다({ready['licence']}). 공개하기 전에 전문을 넣어 주세요.",
+            )
         dataset = _upload(run_, "dataset", ready["dataset"], api, progress)
         progress.step(2)
         prepare(run_, config, name, dataset["commit"])
