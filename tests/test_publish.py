@@ -130,6 +130,8 @@ def test_prepare_writes_exactly_what_would_leave(make_run):
     assert card["model-index"][0]["results"][0]["metrics"] == [{"type": "perplexity", "value": 5.0}]
     text = (model / "README.md").read_text("utf-8")
     assert "5 [4, 6]" in text and "bad (too_short)" in text and "merged into the base" in text
+    for path in (data / "README.md", model / "README.md", model / "NOTICE", model / "config.json"):
+        assert run.config("train", "distilled").student not in path.read_text("utf-8"), "no local path leaves"
     assert not (model / "adapter_config.json").exists(), "a base without a Hub id is merged"
 
 
