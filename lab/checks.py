@@ -249,9 +249,12 @@ META = re.compile(
 )
 
 
+_MARKDOWN = re.compile(r"\*\*|```|^#+ ", re.MULTILINE)
+
+
 def meta(pair: Pair, config: FilterConfig) -> Finding | None:
     """Talk about the task around the story: a greeting, a title in Markdown, a comment, an offer."""
-    return _first("meta", META, narration(pair.output)) or _first("meta", re.compile(r"\*\*|```|^#+ ", re.M), pair.output)
+    return _first("meta", META, narration(pair.output)) or _first("meta", _MARKDOWN, pair.output)
 
 
 ECHO_LABEL = re.compile(
@@ -367,7 +370,7 @@ def missing_character(pair: Pair, config: FilterConfig) -> Finding | None:
     text, dense = pair.output, "".join(pair.output.split())
     for form in _name_forms(pair.character):
         # A name must stand at the start of a word: 토리 is not in 도토리.
-        if re.search(rf"(?<![가-힣]){re.escape(form)}", text):
+        if _starts(form, text):
             return None
     # Glued to the kind (토끼토토는), or a kind without a space in the prompt.
     return None if "".join(pair.character.split()) in dense else Finding("missing_character")
@@ -403,9 +406,22 @@ def _kiwi() -> Any:
     return Kiwi(num_workers=1)
 
 
+_BARE = re.compile(rf"{_AFTER_NOUN}?(?![가-힣])")
+
+
+def _starts(word: str, text: str) -> list[int]:
+    """Where ``word`` begins a word of ``text``. Plain search: compiling a pattern for each word took most of the time."""
+    found, at = [], text.find(word)
+    while at >= 0:
+        if at == 0 or not "가" <= text[at - 1] <= "힣":
+            found.append(at)
+        at = text.find(word, at + 1)
+    return found
+
+
 def _word_there(word: str, text: str) -> bool:
     """Whether a key word is used: inflected, in a compound, with a linking ㅅ (비 in 빗방울), with other spaces."""
-    if re.search(rf"(?<![가-힣]){re.escape(word)}{_AFTER_NOUN}?(?![가-힣])", text):
+    if any(_BARE.match(text, at + len(word)) for at in _starts(word, text)):
         return True
     parts = word.split()
     dense = "".join(text.split())
@@ -415,7 +431,7 @@ def _word_there(word: str, text: str) -> bool:
         return True
     if not has_final_consonant(word) and "가" <= word[-1] <= "힣":
         linked = word[:-1] + chr(ord(word[-1]) + 19)
-        if re.search(rf"(?<![가-힣]){linked}[가-힣]", text):
+        if any("가" <= text[at + len(word) : at + len(word) + 1] <= "힣" for at in _starts(linked, text)):
             return True
     tokens = _kiwi().tokenize(text)
     if len(word) > 1:
@@ -571,6 +587,7 @@ def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
 
 _OPEN = "[" + "".join(chr(0xAC00 + i) for i in range(0, 11172, 28)) + "]"
 _CLOSED_SYLLABLE = "[" + "".join(chr(c) for i in range(0, 11172, 28) for c in range(0xAC01 + i, 0xAC1C + i)) + "]"
+_EUL = re.compile(rf"([가-힣]*{_OPEN})을(?![가-힣])")
 _EUL_OK = frozenset("마가노고지나부이저그여우으누느더거니어")
 GRAMMAR = re.compile(
     rf"[가-힣]*{_CLOSED_SYLLABLE}를(?![가-힣])|[가-힣]+{_CLOSED_SYLLABLE}와(?=[\s,])|(?:은는|는은|을를|를을|에게를|에서를|에를|에게에)(?![가-힣])"
@@ -586,7 +603,7 @@ def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
     found = _first("ungrammatical", GRAMMAR, text)
     if found:
         return found
-    for match in re.finditer(rf"([가-힣]*{_OPEN})을(?![가-힣])", text):
+    for match in _EUL.finditer(text):
         word = match[1]
         if len(word) > 1 and word[-1] not in _EUL_OK:
             return Finding("ungrammatical", *match.span())
@@ -596,10 +613,10 @@ def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
         for form, after_closed in _KNOWN_WRONG:
             if closed != after_closed or (form in ("로", "랑") and (ord(word[-1]) - 0xAC00) % 28 == 8):
                 continue
-            match = re.search(rf"(?<![가-힣]){re.escape(word)}{form}(?![가-힣])", text)
-            # 몽몽이 also goes by 몽몽, and a name with 이 added ends in a vowel, so only the bare form is judged.
-            if match and not (form == "을" and word.endswith(("가", "마", "노"))):
-                return Finding("ungrammatical", *match.span())
+            for at in _starts(word + form, text):
+                end = at + len(word) + len(form)
+                if not "가" <= text[end : end + 1] <= "힣" and not (form == "을" and word.endswith(("가", "마", "노"))):
+                    return Finding("ungrammatical", at, end)
     return None
 
 
