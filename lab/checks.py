@@ -503,8 +503,7 @@ def bias(pair: Pair, config: FilterConfig) -> Finding | None:
     for pattern in (BIAS_SURE, BIAS):
         for match in pattern.finditer(text):
             after = text[match.end() :]
-            late = match.start() > 0.72 * len(text)
-            if late and pattern is BIAS_SURE or not _REFUTED.search(after):
+            if not _REFUTED.search(after):
                 return Finding("bias", *match.span())
     return None
 
