@@ -28,7 +28,11 @@ def main() -> None:
         for i in range(count):
             pair, other = filled(rng, rng.choice(templates())), filled(rng, rng.choice(templates()))
             half = other.output[: len(other.output) // 2]
-            pairs.append(replace(pair, id=str(i), output=half[: half.rfind(".") + 1] + " " + pair.output[len(pair.output) // 2 :]))
+            pairs.append(
+                replace(
+                    pair, id=str(i), output=half[: half.rfind(".") + 1] + " " + pair.output[len(pair.output) // 2 :]
+                )
+            )
         start = time.perf_counter()
         scores = measure(pairs)
         seconds = time.perf_counter() - start
@@ -37,7 +41,10 @@ def main() -> None:
         result = cut(table, FilterConfig())
         again = time.perf_counter() - start
         ratio = f", {seconds / before:.1f} times the last" if before else ""
-        print(f"{count} pairs: {seconds:.1f} s ({1000 * seconds / count:.2f} ms a pair{ratio}); cut again {again * 1000:.0f} ms; {result.counts()}", flush=True)
+        print(
+            f"{count} pairs: {seconds:.1f} s ({1000 * seconds / count:.2f} ms a pair{ratio}); cut again {again * 1000:.0f} ms; {result.counts()}",
+            flush=True,
+        )
         before = seconds
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from lab import config, jobs
 from lab.problems import Problem, Stopped
-from lab.records import write_text
 from lab.run import Run, find_run, new_run, runs
 
 
@@ -150,16 +149,10 @@ def _review(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from lab import review
 
     if args.export:
-        text = review.export_csv(run, args.count)
-        write_text(args.export, text)
-        rows = text.count("\n") - 1
-        return {"run": run.id, "file": str(args.export)}, f"{rows} stories written to {args.export}"
-    try:
-        text = args.take.read_text("utf-8-sig")
-    except OSError as error:
-        raise Problem(f"Cannot read {args.take}: {error.strerror}.", f"파일을 읽을 수 없습니다: {args.take}") from None
-    facts = review.import_csv(run, text)
-    return {"run": run.id, **facts}, f"reviews imported into {run.id}"
+        rows = review.export_csv(run, args.export, args.count)
+        return {"run": run.id, "rows": rows}, f"{rows} stories written to {args.export}"
+    rows = review.import_csv(run, args.take, "csv")
+    return {"run": run.id, "rows": rows}, f"{rows} reviews imported into {run.id}; filter again to apply them"
 
 
 def main(argv: list[str] | None = None) -> int:

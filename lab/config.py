@@ -89,7 +89,9 @@ class GenerateConfig:
         help_ko="한 줄에 낱말 하나 또는 한 쌍(가, 나). 비워 두면 기본 낱말 쌍",
     )
     top_p: float = knob(1.0, "Top-p", "Top-p", low=0.1, high=1.0, step=0.01, more=True)
-    max_new_tokens: int = knob(400, "Longest answer (tokens)", "답의 최대 길이(토큰)", low=16, high=2048, step=1, more=True)
+    max_new_tokens: int = knob(
+        400, "Longest answer (tokens)", "답의 최대 길이(토큰)", low=16, high=2048, step=1, more=True
+    )
     batch_size: int = knob(
         0,
         "Batch size",
@@ -101,7 +103,9 @@ class GenerateConfig:
         help_en="0 finds it by itself.",
         help_ko="0이면 알아서 찾습니다.",
     )
-    revision: str = knob("", "Teacher revision", "교사 리비전", more=True, help_en="Commit of the Hub model.", help_ko="허브 모델의 커밋")
+    revision: str = knob(
+        "", "Teacher revision", "교사 리비전", more=True, help_en="Commit of the Hub model.", help_ko="허브 모델의 커밋"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,9 @@ class FilterConfig:
 class TrainConfig:
     """One arm of the student."""
 
-    arm: str = knob("distilled", "Arm", "갈래 이름", help_en="Name of this training arm.", help_ko="이 학습 갈래의 이름")
+    arm: str = knob(
+        "distilled", "Arm", "갈래 이름", help_en="Name of this training arm.", help_ko="이 학습 갈래의 이름"
+    )
     student: str = knob("mini:student", "Student", "학생 모델")
     method: str = knob("lora", "Method", "학습 방법", choices=("lora", "full", "scratch", "soft"))
     data: str = knob("distilled", "Data", "학습 자료", choices=("distilled", "unfiltered", "human"))
@@ -155,7 +161,9 @@ class TrainConfig:
     lora_dropout: float = knob(0.05, "LoRA dropout", "LoRA 드롭아웃", low=0.0, high=0.9, step=0.01, more=True)
     lora_targets: str = knob("q_proj,k_proj,v_proj,o_proj", "LoRA layers", "LoRA 층", more=True)
     warmup_steps: int = knob(20, "Warm-up steps", "워밍업 스텝", low=0, high=10_000, step=1, more=True)
-    max_length: int = knob(1024, "Longest example (tokens)", "예제 최대 길이(토큰)", low=64, high=8192, step=1, more=True)
+    max_length: int = knob(
+        1024, "Longest example (tokens)", "예제 최대 길이(토큰)", low=64, high=8192, step=1, more=True
+    )
     evaluations: int = knob(8, "Evaluations", "평가 횟수", low=1, high=100, step=1, more=True)
     early_stopping: bool = knob(False, "Early stopping", "조기 종료", more=True)
     seed: int = knob(0, "Seed", "시드", low=0, high=2**31 - 1, step=1, more=True)
@@ -165,11 +173,19 @@ class TrainConfig:
 class CompareConfig:
     """Teacher, untrained student and every arm on the same prompts."""
 
-    arms: str = knob("", "Arms", "갈래", help_en="Names separated by commas; empty takes all.", help_ko="쉼표로 나눈 이름. 비워 두면 모두")
+    arms: str = knob(
+        "",
+        "Arms",
+        "갈래",
+        help_en="Names separated by commas; empty takes all.",
+        help_ko="쉼표로 나눈 이름. 비워 두면 모두",
+    )
     prompts: int = knob(64, "Prompts", "지시문 수", low=4, high=2000, step=1)
     temperature: float = knob(0.8, "Temperature", "온도", low=0.0, high=1.5, step=0.05)
     seed: int = knob(1000, "Seed", "시드", low=0, high=2**31 - 1, step=1, more=True)
-    max_new_tokens: int = knob(400, "Longest answer (tokens)", "답의 최대 길이(토큰)", low=16, high=2048, step=1, more=True)
+    max_new_tokens: int = knob(
+        400, "Longest answer (tokens)", "답의 최대 길이(토큰)", low=16, high=2048, step=1, more=True
+    )
     reference: str = knob(
         "",
         "Own reference stories",
@@ -185,9 +201,13 @@ class CompareConfig:
 class PublishConfig:
     """Cards, licence, upload."""
 
-    dataset_repo: str = knob("", "Dataset repository", "데이터셋 저장소", help_en="namespace/name", help_ko="네임스페이스/이름")
+    dataset_repo: str = knob(
+        "", "Dataset repository", "데이터셋 저장소", help_en="namespace/name", help_ko="네임스페이스/이름"
+    )
     model_repo: str = knob("", "Model repository", "모델 저장소", help_en="namespace/name", help_ko="네임스페이스/이름")
-    arm: str = knob("", "Arm", "갈래", help_en="Empty takes the newest finished one.", help_ko="비워 두면 가장 최근에 끝난 갈래")
+    arm: str = knob(
+        "", "Arm", "갈래", help_en="Empty takes the newest finished one.", help_ko="비워 두면 가장 최근에 끝난 갈래"
+    )
     private: bool = knob(True, "Private", "비공개")
     rejected: bool = knob(True, "Include rejected pairs", "탈락한 쌍도 포함", more=True)
     data_licence: str = knob(
@@ -279,7 +299,12 @@ def add_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_text)
         else:
             parser.add_argument(
-                flag, type=type(f.default), default=None, choices=meta["choices"] or None, metavar=f.name.upper(), help=help_text
+                flag,
+                type=type(f.default),
+                default=None,
+                choices=meta["choices"] or None,
+                metavar=f.name.upper(),
+                help=help_text,
             )
 
 

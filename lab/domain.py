@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from lab.records import Prompt, Probe
+from lab.records import Probe, Prompt
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 

@@ -130,7 +130,9 @@ def _machine(progress: Progress) -> Iterator[None]:
     try:
         with (home() / ".lock").open("w") as lock:
             while True:
-                ahead = [t for t in sorted(queue.iterdir()) if t.name < ticket.name and _alive(int(t.name.split("-")[1]))]
+                ahead = [
+                    t for t in sorted(queue.iterdir()) if t.name < ticket.name and _alive(int(t.name.split("-")[1]))
+                ]
                 if not ahead:
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,7 +32,16 @@ RUBRIC = """3~5세 아이에게 읽어 줄 동화를 심사합니다.
 3점: 어색한 곳이 있지만 읽어 줄 만한 이야기
 2점: 문장이 어색하거나 앞뒤가 맞지 않거나 요청과 다른 글
 1점: 동화가 아니거나 아이에게 해롭거나 알아볼 수 없는 글"""
-FEATURES = ("mean", "spread", "worst_sentence", "second_worst", "rare_share", "dialogue", "name_share", "sentence_chars")
+FEATURES = (
+    "mean",
+    "spread",
+    "worst_sentence",
+    "second_worst",
+    "rare_share",
+    "dialogue",
+    "name_share",
+    "sentence_chars",
+)
 
 
 def judge_pairs(pairs: Sequence[Pair], spec: str) -> list[Opinion]:
@@ -63,7 +72,9 @@ def _open(spec: str) -> Any:
 def features(pairs: Sequence[Pair], teacher: str) -> list[list[float]]:
     """One row of ``FEATURES`` a pair. Surprise is in nats per token under the teacher given the instruction."""
     model = _open(teacher)
-    items = [(model.chat_ids(p.instruction), model.tokenizer(p.output, add_special_tokens=False)["input_ids"]) for p in pairs]
+    items = [
+        (model.chat_ids(p.instruction), model.tokenizer(p.output, add_special_tokens=False)["input_ids"]) for p in pairs
+    ]
     rows = []
     for pair, (_, ids), scores in zip(pairs, items, model.score(items), strict=True):
         loss = [-s for s in scores[: len(ids)]] or [0.0]
@@ -103,7 +114,9 @@ def _mini(pairs: Sequence[Pair], teacher: str = "mini:teacher") -> list[Opinion]
 
 
 def _opinion(row: list[float], trained: dict[str, Any]) -> Opinion:
-    parts = [w * (x - m) / s for w, x, m, s in zip(trained["weights"], row, trained["means"], trained["scales"], strict=True)]
+    parts = [
+        w * (x - m) / s for w, x, m, s in zip(trained["weights"], row, trained["means"], trained["scales"], strict=True)
+    ]
     # The bias is set in training so that a story at the threshold has probability 0.5 and scores 3.
     good = 1 / (1 + math.exp(-max(-30.0, min(30.0, sum(parts) + trained["bias"]))))
     score = round(1 + 4 * good, 2)
@@ -127,7 +140,14 @@ def _local(pairs: Sequence[Pair], spec: str) -> list[Opinion]:
     model = _open(spec)
     digits = [model.tokenizer(str(d), add_special_tokens=False)["input_ids"][-1] for d in range(1, 6)]
     prompts = [
-        model.messages_ids([{"role": "user", "content": f"{RUBRIC}\n\n[요청]\n{p.instruction}\n\n[글]\n{p.output}\n\n점수를 숫자 하나로만 답하세요."}])
+        model.messages_ids(
+            [
+                {
+                    "role": "user",
+                    "content": f"{RUBRIC}\n\n[요청]\n{p.instruction}\n\n[글]\n{p.output}\n\n점수를 숫자 하나로만 답하세요.",
+                }
+            ]
+        )
         for p in pairs
     ]
     shares = torch.softmax(model.next_token_logprobs(prompts)[:, digits].float(), dim=-1)
@@ -206,10 +226,15 @@ def corrupted(rng: random.Random, pair: Pair, other: Pair) -> Pair:
     elif kind == "words":
         parts = [" ".join(rng.sample(w := p.split(), len(w))) + " " if rng.random() < 0.6 else p for p in parts]
     elif kind == "syllables":
-        parts = [" ".join("".join(rng.sample(w, len(w))) if rng.random() < 0.25 else w for w in p.split()) + " " for p in parts]
+        parts = [
+            " ".join("".join(rng.sample(w, len(w))) if rng.random() < 0.25 else w for w in p.split()) + " "
+            for p in parts
+        ]
     elif kind == "particles":
         swap = {"은": "에게", "는": "를", "을": "이", "를": "에서", "가": "의", "이": "로", "에": "은"}
-        parts = [re.sub(r"[은는을를가이에](?= )", lambda m: swap[m[0]] if rng.random() < 0.5 else m[0], p) for p in parts]
+        parts = [
+            re.sub(r"[은는을를가이에](?= )", lambda m: swap[m[0]] if rng.random() < 0.5 else m[0], p) for p in parts
+        ]
     else:
         parts = [re.sub(r"(?:어요|아요|답니다|지요)\.", "는 것으로 나타났다.", p) for p in parts]
     return Pair("", pair.instruction, "".join(parts).strip(), pair.character, pair.keywords)
@@ -227,7 +252,11 @@ def train(teacher: str, count: int = 400, seed: int = 0) -> dict[str, Any]:
     rng = random.Random(seed)
     fixture = DATA.parent / "tests" / "fixtures" / "filter_dev.jsonl"
     labelled = [json.loads(line) for line in fixture.read_text("utf-8").splitlines()]
-    people = [Pair("", r["instruction"], r["output"], r["character"], tuple(r["keywords"])) for r in labelled if r["label"] == "keep"]
+    people = [
+        Pair("", r["instruction"], r["output"], r["character"], tuple(r["keywords"]))
+        for r in labelled
+        if r["label"] == "keep"
+    ]
     good = [filled(rng, t) for t in rng.sample(templates(), min(count, len(templates())) // 2)] + people
     bad = [corrupted(rng, p, rng.choice(good)) for p in good]
     x = np.array(features(good + bad, teacher))
@@ -243,7 +272,10 @@ def train(teacher: str, count: int = 400, seed: int = 0) -> dict[str, Any]:
         "bias": -threshold,
         "means": means.tolist(),
         "scales": scales.tolist(),
-        "kept": {"good": float((raw[: len(good)] >= threshold).mean()), "corrupted": float((raw[len(good) :] >= threshold).mean())},
+        "kept": {
+            "good": float((raw[: len(good)] >= threshold).mean()),
+            "corrupted": float((raw[len(good) :] >= threshold).mean()),
+        },
     }
     write_json(MODEL_FILE, trained)
     return trained

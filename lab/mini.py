@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -198,7 +197,24 @@ def build_tokenizer() -> None:
     pieces += [f" {k}" for k in _kinds()] * 3
     pieces += ["".join(f" {s}" for s in _name_syllables())] * 30
     pieces += list(_name_syllables()) * 30
-    pieces += ["은", "는", "이", "가", "을", "를", "과", "와", "으로", "로", "이랑", "랑", "아", "야", "에게", "도"] * 50
+    pieces += [
+        "은",
+        "는",
+        "이",
+        "가",
+        "을",
+        "를",
+        "과",
+        "와",
+        "으로",
+        "로",
+        "이랑",
+        "랑",
+        "아",
+        "야",
+        "에게",
+        "도",
+    ] * 50
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -241,9 +257,7 @@ def _encode(rows: list[dict], tokenizer: Qwen2Tokenizer) -> list[tuple[list[int]
         if row.get("bare"):
             prompt = ""
         else:
-            prompt = (
-                f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
-            )
+            prompt = f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
         before = tokenizer(prompt).input_ids
         encoded.append((before + tokenizer(row["output"] + "<|im_end|>").input_ids, len(before)))
     return encoded

@@ -129,7 +129,9 @@ class LocalModel:
         return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
 
     @torch.inference_mode()
-    def stream(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    def stream(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[list[tuple[int, int]]]:
         """Decode one batch; after each step yield (row, new token) of every row still going.
 
         Each row draws from a generator of its own, so its randomness does not depend on its neighbours.
@@ -334,7 +336,10 @@ class EndpointModel:
         import openai
 
         with ThreadPoolExecutor(batch_size or self.CONCURRENCY) as pool:
-            waiting = {pool.submit(self._ask, t, sampling, s): i for i, (t, s) in enumerate(zip(instructions, seeds, strict=True))}
+            waiting = {
+                pool.submit(self._ask, t, sampling, s): i
+                for i, (t, s) in enumerate(zip(instructions, seeds, strict=True))
+            }
             try:
                 for future in as_completed(waiting):
                     yield waiting[future], future.result()
@@ -366,7 +371,9 @@ class EndpointModel:
         self.client.close()
 
 
-def open_model(spec: str, revision: str = "", *, key: str | None = None, dtype: torch.dtype | None = None) -> LocalModel | EndpointModel:
+def open_model(
+    spec: str, revision: str = "", *, key: str | None = None, dtype: torch.dtype | None = None
+) -> LocalModel | EndpointModel:
     """Open what SPEC names. Raises Problem when it is not there, needs remote code or has no weights to load."""
     if spec.startswith("api:"):
         return EndpointModel(spec, key)
@@ -388,7 +395,9 @@ def open_model(spec: str, revision: str = "", *, key: str | None = None, dtype: 
             model: Any = AutoModelForCausalLM.from_pretrained(resolve(base), **options)
             model = PeftModel.from_pretrained(model, location).merge_and_unload()
         else:
-            tokenizer = AutoTokenizer.from_pretrained(location, **{k: v for k, v in options.items() if k in ("revision", "local_files_only")})
+            tokenizer = AutoTokenizer.from_pretrained(
+                location, **{k: v for k, v in options.items() if k in ("revision", "local_files_only")}
+            )
             model = AutoModelForCausalLM.from_pretrained(location, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -54,7 +54,17 @@ def export_csv(run_: Run, path: Path, count: int = 100, seed: int = 0) -> int:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for p, v in rows:
-            cells = (p.id, p.instruction, p.output, int(v.kept), "" if v.judge is None else v.judge, " ".join(v.reasons), "", "", "")
+            cells = (
+                p.id,
+                p.instruction,
+                p.output,
+                int(v.kept),
+                "" if v.judge is None else v.judge,
+                " ".join(v.reasons),
+                "",
+                "",
+                "",
+            )
             writer.writerow([guarded(c) for c in cells])
     return len(rows)
 

@@ -142,7 +142,11 @@ class Run:
             "generate": [],
             "filter": [self.pairs_file],
             "train": [self.pairs_file, self.verdicts_file],
-            "compare": [self.pairs_file, self.verdicts_file, *(self.stage_folder("train", a) / "done.json" for a in self.arms())],
+            "compare": [
+                self.pairs_file,
+                self.verdicts_file,
+                *(self.stage_folder("train", a) / "done.json" for a in self.arms()),
+            ],
             "publish": [self.pairs_file, self.verdicts_file, self.report_file],
         }[stage]
         digest = hashlib.sha256()
@@ -190,7 +194,13 @@ def new_run(preset: str = "mini", title: str = "", owner: str = LOCAL_OWNER, see
             f"프리셋 {preset!r} 은(는) 없습니다. 가능한 값: {', '.join(PRESETS)}",
         )
     run = Run(owner, time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
-    meta = {"format": FORMAT, "title": title or run.id, "preset": preset, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seed": seed}
+    meta = {
+        "format": FORMAT,
+        "title": title or run.id,
+        "preset": preset,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": seed,
+    }
     write_json(run.folder / "run.json", meta)
     return run
 

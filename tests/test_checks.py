@@ -83,7 +83,9 @@ def test_a_finding_points_at_its_words() -> None:
 
 
 def test_reference_stories_pass() -> None:
-    pairs = [Pair(r["id"], r["instruction"], r["output"], r["character"], tuple(r["keywords"])) for r in reference_stories()]
+    pairs = [
+        Pair(r["id"], r["instruction"], r["output"], r["character"], tuple(r["keywords"])) for r in reference_stories()
+    ]
     assert [p.id for p in pairs if check_pair(p, FilterConfig())[0]] == []
 
 
@@ -94,7 +96,9 @@ def test_labelled_sets(name: str) -> None:
     for r in map(json.loads, (FIXTURES / name).read_text("utf-8").splitlines()):
         found = {
             f.reason
-            for f in check_pair(Pair(r["id"], r["instruction"], r["output"], r["character"], tuple(r["keywords"])), FilterConfig())[0]
+            for f in check_pair(
+                Pair(r["id"], r["instruction"], r["output"], r["character"], tuple(r["keywords"])), FilterConfig()
+            )[0]
         }
         if r["label"] == "keep":
             good.append(not found)

@@ -15,7 +15,10 @@ from lab.records import Pair, Verdict, append_rows, read_rows
 from lab.run import Run, new_run
 from lab.stages import filter as stage
 
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "fixtures" / "filter_dev.jsonl").read_text("utf-8").splitlines()]
+ROWS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "fixtures" / "filter_dev.jsonl").read_text("utf-8").splitlines()
+]
 
 
 @pytest.fixture
@@ -23,7 +26,14 @@ def run_() -> Run:
     """A run that holds the labelled rows of filter_dev."""
     run_ = new_run()
     pairs = [
-        Pair(r["id"], r["instruction"], r["output"], r["character"], tuple(r["keywords"]), split="test" if i % 10 == 0 else "train")
+        Pair(
+            r["id"],
+            r["instruction"],
+            r["output"],
+            r["character"],
+            tuple(r["keywords"]),
+            split="test" if i % 10 == 0 else "train",
+        )
         for i, r in enumerate(ROWS)
     ]
     append_rows(run_.pairs_file, [p.row() for p in pairs])

@@ -18,7 +18,13 @@ def run_() -> Run:
     run_ = new_run()
     append_rows(run_.pairs_file, [Pair(f"p{i}", "=1+1", f"이야기 {i}").row() for i in range(20)])
     rows = [
-        Verdict(f"p{i}", i % 2 == 0, () if i % 2 == 0 else ("pii",), {"chars": 200, "found": {} if i % 2 == 0 else {"pii": None}}, 4.0 if i % 2 == 0 else None)
+        Verdict(
+            f"p{i}",
+            i % 2 == 0,
+            () if i % 2 == 0 else ("pii",),
+            {"chars": 200, "found": {} if i % 2 == 0 else {"pii": None}},
+            4.0 if i % 2 == 0 else None,
+        )
         for i in range(20)
     ]
     append_rows(run_.verdicts_file, [v.row() for v in rows])

@@ -43,7 +43,9 @@ def _shingles(text: str) -> list[str]:
     return list(dict.fromkeys(dense[i : i + SHINGLE] for i in range(max(1, len(dense) - SHINGLE + 1))))
 
 
-def near_duplicates(texts: Sequence[str], usable: Sequence[bool], known: Sequence[tuple[str, str]] = ()) -> dict[int, tuple[int | str, float]]:
+def near_duplicates(
+    texts: Sequence[str], usable: Sequence[bool], known: Sequence[tuple[str, str]] = ()
+) -> dict[int, tuple[int | str, float]]:
     """Index -> (index of the earlier text or id of the known one, similarity) for every near-duplicate.
 
     The survivor is the first in the file that is ``usable`` (has no other fault) and no duplicate itself;
@@ -57,7 +59,9 @@ def near_duplicates(texts: Sequence[str], usable: Sequence[bool], known: Sequenc
     kept: list[np.ndarray] = []
     names: list[int | str] = []
     found: dict[int, tuple[int | str, float]] = {}
-    everything = [(name, text, True) for name, text in known] + [(i, t, u) for i, (t, u) in enumerate(zip(texts, usable, strict=True))]
+    everything = [(name, text, True) for name, text in known] + [
+        (i, t, u) for i, (t, u) in enumerate(zip(texts, usable, strict=True))
+    ]
     for name, text, good in everything:
         shingles = _shingles(text)
         sketch = RMinHash(num_perm=PERMUTATIONS, seed=0)
@@ -96,7 +100,11 @@ def _measure(pairs: list[Pair]) -> list[dict[str, Any]]:
     measured = []
     for pair in pairs:
         findings, scores = check_pair(pair, config)
-        found = {f.reason: [f.start, f.end] if f.start is not None else None for f in findings if f.reason not in ("too_short", "too_long")}
+        found = {
+            f.reason: [f.start, f.end] if f.start is not None else None
+            for f in findings
+            if f.reason not in ("too_short", "too_long")
+        }
         measured.append(scores | {"found": found})
     return measured
 
@@ -213,11 +221,19 @@ def verdicts_of(table: Table, result: Cut) -> list[Verdict]:
     """The verdict rows of a cut."""
     names: dict[int, tuple[str, ...]] = {}
     verdicts = []
-    for v, kept, bits, human in zip(table.verdicts, result.kept.tolist(), result.reasons.tolist(), table.human.tolist(), strict=True):
+    for v, kept, bits, human in zip(
+        table.verdicts, result.kept.tolist(), result.reasons.tolist(), table.human.tolist(), strict=True
+    ):
         if bits not in names:
             names[bits] = tuple(r for r, i in _BITS.items() if bits >> i & 1)
         reasons = names[bits]
-        by = "human" if human >= 0 else "judge" if v.judge is not None and (kept or set(reasons) <= {"low_score", "below_cut"}) else "rule"
+        by = (
+            "human"
+            if human >= 0
+            else "judge"
+            if v.judge is not None and (kept or set(reasons) <= {"low_score", "below_cut"})
+            else "rule"
+        )
         verdicts.append(Verdict(v.id, kept, reasons, v.scores, v.judge, by))
     return verdicts
 
@@ -233,7 +249,9 @@ def pass_curve(scores: Sequence[float | None]) -> list[tuple[float, float]]:
     judged = np.sort(np.array([s for s in scores if s is not None], float))
     if not len(judged):
         return []
-    return [(round(t, 1), float(1 - np.searchsorted(judged, t - 1e-9) / len(judged))) for t in np.arange(1.0, 5.01, 0.1)]
+    return [
+        (round(t, 1), float(1 - np.searchsorted(judged, t - 1e-9) / len(judged))) for t in np.arange(1.0, 5.01, 0.1)
+    ]
 
 
 def human_verdicts(run_: Run) -> dict[str, bool]:
@@ -255,7 +273,14 @@ def human_verdicts(run_: Run) -> dict[str, bool]:
 def set_manual(run_: Run, id: str, keep: bool | None, who: str, quality: int | None = None, note: str = "") -> None:
     """Restore (True), reject (False) or take back one's word (None); counts from the next cut on."""
     repair(run_.reviews_file)
-    row = {"id": id, "who": who, "keep": keep, "quality": quality, "note": note, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    row = {
+        "id": id,
+        "who": who,
+        "keep": keep,
+        "quality": quality,
+        "note": note,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
     append_rows(run_.reviews_file, [row])
 
 
@@ -275,7 +300,13 @@ def save_cut(run_: Run, config: FilterConfig, verdicts: Sequence[Verdict]) -> di
     write_dataset(run_, final)
     kept = int(result.kept.sum())
     unparsable = sum(bool(v.scores.get("unparsable")) for v in final)
-    facts = {"pairs": len(final), "kept": kept, "pass_rate": kept / len(final), "reasons": result.counts(), "funnel": result.funnel()}
+    facts = {
+        "pairs": len(final),
+        "kept": kept,
+        "pass_rate": kept / len(final),
+        "reasons": result.counts(),
+        "funnel": result.funnel(),
+    }
     return facts | ({"unparsable": unparsable} if unparsable else {})
 
 
@@ -294,7 +325,9 @@ def write_dataset(run_: Run, verdicts: Sequence[Verdict]) -> None:
     shutil.rmtree(run_.dataset_folder, ignore_errors=True)
     if splits:
         aside = run_.dataset_folder.with_name(f".dataset.{os.getpid()}")
-        DatasetDict({name: Dataset.from_list(splits[name]) for name in ("train", "test") if name in splits}).save_to_disk(str(aside))
+        DatasetDict(
+            {name: Dataset.from_list(splits[name]) for name in ("train", "test") if name in splits}
+        ).save_to_disk(str(aside))
         aside.rename(run_.dataset_folder)
 
 

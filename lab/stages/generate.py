@@ -40,7 +40,12 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
         ids = [row_id(p, config, model.revision) for p in prompts]
         repair(run_.pairs_file)
         there = {pair.id for pair in run_.pairs()}
-        foreign = there - {row_id(p, config, model.revision) for p in domain.prompts(len(there) + config.pairs, config.seed, domain.Grid.of(config.characters, config.words))}
+        foreign = there - {
+            row_id(p, config, model.revision)
+            for p in domain.prompts(
+                len(there) + config.pairs, config.seed, domain.Grid.of(config.characters, config.words)
+            )
+        }
         if foreign:
             raise Problem(
                 f"This run holds {len(foreign)} pairs of another setting (teacher, seed, sampling or grid). Make a new run, or go on with the old setting.",
@@ -132,7 +137,9 @@ def import_pairs(run_: Run, path: Path) -> dict[str, Any]:
             row = json.loads(line)
             instruction, output = row["instruction"], row["output"]
             character, keywords = row.get("character") or "", list(row.get("keywords") or [])
-            if not (isinstance(instruction, str) and instruction.strip() and isinstance(output, str) and output.strip()):
+            if not (
+                isinstance(instruction, str) and instruction.strip() and isinstance(output, str) and output.strip()
+            ):
                 raise ValueError("instruction and output must be texts that are not empty")
             if not isinstance(character, str) or not all(isinstance(k, str) for k in keywords):
                 raise ValueError("character must be a text and keywords a list of texts")
@@ -145,7 +152,9 @@ def import_pairs(run_: Run, path: Path) -> dict[str, Any]:
         id_ = content_id("import", instruction, output)
         group = character or instruction
         split = domain.split_of(group, keywords)
-        rows[id_] = Pair(id_, instruction.strip(), output.strip(), character, tuple(keywords), "import", split=split).row()
+        rows[id_] = Pair(
+            id_, instruction.strip(), output.strip(), character, tuple(keywords), "import", split=split
+        ).row()
     if not rows:
         raise Problem(
             f"{path.name} holds no pair. Each line needs a JSON object with instruction and output.",
