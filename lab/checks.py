@@ -8,6 +8,7 @@ next to none; the loops and slips of small models were described in tests/fixtur
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 import zlib
@@ -146,7 +147,7 @@ def repetition_scores(text: str) -> dict[str, float]:
     """What the repetition check weighs: shares between 0 and 1, ``run`` a number of repeats."""
     words = WORD.findall(text)
     run = best = 1
-    for a, b in zip(words, words[1:], strict=False):
+    for a, b in itertools.pairwise(words):
         run = run + 1 if a == b else 1
         best = max(best, run)
     phrase = 1

@@ -254,10 +254,7 @@ def _encode(rows: list[dict], tokenizer: Qwen2Tokenizer) -> list[tuple[list[int]
     """(ids, where the answer begins) of each row in the chat format; one in ten is a story without a request."""
     encoded = []
     for row in rows:
-        if row.get("bare"):
-            prompt = ""
-        else:
-            prompt = f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = "" if row.get("bare") else f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
         before = tokenizer(prompt).input_ids
         encoded.append((before + tokenizer(row["output"] + "<|im_end|>").input_ids, len(before)))
     return encoded
