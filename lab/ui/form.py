@@ -1,0 +1,99 @@
+"""A stage's form, made from its knobs: fields, the command line that does the same, and the start button."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from lab import jobs
+from lab.config import STAGES, StageConfig, as_flags, checked
+from lab.problems import Problem
+from lab.run import Run
+from lab.ui.page import QUIET, Page, find, needed, told
+from lab.ui.texts import say
+
+
+def flags(config: StageConfig, base: StageConfig) -> list[str]:
+    """The flags for ``config`` where the command line starts from ``base``: also those that go back to a default."""
+    found = as_flags(config)
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if value == f.default and getattr(base, f.name) != value:
+            name = f.name.replace("_", "-")
+            found += [f"--no-{name}"] if isinstance(value, bool) else [f"--{name}={value}"]
+    return found
+
+
+def _field(page: Page, knob: Any, value: Any) -> Any:
+    meta = knob.metadata
+    if isinstance(knob.default, bool):
+        made: Any = gr.Checkbox(value)
+    elif meta["choices"]:
+        made = gr.Dropdown(list(meta["choices"]), value=value)
+    elif isinstance(knob.default, str):
+        made = gr.Textbox(value, lines=meta["lines"], max_length=20_000)
+    elif isinstance(knob.default, float) and meta["high"] <= 5:
+        if meta["step"] < 0.001:
+            made = gr.Number(value, minimum=meta["low"], maximum=meta["high"], step=meta["step"])
+        else:
+            made = gr.Slider(meta["low"], meta["high"], value=value, step=meta["step"])
+    else:
+        whole = isinstance(knob.default, int)
+        made = gr.Number(value, minimum=meta["low"], maximum=meta["high"], step=meta["step"], precision=0 if whole else None)
+    return page.label(made, lambda language: {"label": meta[language], "info": meta[f"help_{language}"] or None})
+
+
+def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
+    """The form of ``stage`` with the fields of ``preset``; ``always`` holds values that the app sets itself."""
+    knobs = fields(STAGES[stage])
+    made: dict[str, Any] = {}
+    with page.label(gr.Accordion("", open=False), label="settings"):
+        for more in (False, True):
+            rest = [k for k in knobs if k.metadata["more"] is more]
+            if not rest:
+                continue
+            with page.label(gr.Accordion("", open=False), label="more") if more else gr.Group():
+                for at in range(0, len(rest), 3):
+                    with gr.Row():
+                        for knob in rest[at : at + 3]:
+                            made[knob.name] = _field(page, knob, always.get(knob.name, getattr(preset, knob.name)))
+        command = page.label(gr.Textbox("", interactive=False, buttons=["copy"], elem_classes="command"), label="command")
+    start = page.label(gr.Button("", variant="primary", elem_id=f"start-{stage}"), value=f"start_{stage}")
+    inputs = [made[k.name] for k in knobs]
+
+    def configured(run: Run, values: tuple[Any, ...]) -> list[str]:
+        given = dict(zip((k.name for k in knobs), values, strict=True))
+        base = run.config(stage, given["arm"]) if stage == "train" else run.config(stage)
+        return [stage, run.id, *flags(checked(base, **given), base)]
+
+    def line(run_id: str | None, *values: Any) -> str:
+        run = find(run_id)
+        try:
+            return "python -m lab " + shlex.join(configured(run, values)) if run else f"python -m lab {stage} RUN"
+        except Problem:
+            return ""
+
+    def begin(run_id: str | None, language: str, *values: Any) -> None:
+        run = needed(run_id, language)
+        try:
+            jobs.start(run, [*configured(run, values), "--json"])
+        except Problem as problem:
+            raise told(problem, language) from None
+        gr.Info(say("started", language))
+
+    def stored(run_id: str | None) -> list[Any]:
+        run = find(run_id)
+        if run is None:
+            return [gr.skip() for _ in knobs]
+        try:
+            config = run.config(stage, next(iter(run.arms()[-1:]), "distilled")) if stage == "train" else run.config(stage)
+        except Problem:
+            return [gr.skip() for _ in knobs]
+        return [always.get(k.name, getattr(config, k.name)) for k in knobs]
+
+    page.run.change(stored, page.run, inputs, **QUIET).then(line, [page.run, *inputs], command, **QUIET)
+    gr.on([x.input for x in inputs], line, [page.run, *inputs], command, **QUIET)
+    start.click(begin, [page.run, page.language, *inputs], None, **QUIET)

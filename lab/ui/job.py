@@ -1,0 +1,100 @@
+"""The job panel: what the worker is doing, time left, stop and go on; one look that a reload re-attaches to."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from lab import jobs
+from lab.config import STAGES
+from lab.problems import Problem
+from lab.run import Run
+from lab.ui.page import QUIET, Page, find, needed, told
+from lab.ui.texts import say
+
+SECONDS = 1.5
+"""Between two looks."""
+
+
+def steps(run: Run | None, language: str) -> str:
+    """The five stages with their states, as small labels."""
+    cells = []
+    for stage in STAGES:
+        state = run.state(stage) if run else "empty"
+        cells.append(
+            f'<span class="{state}"><i aria-hidden="true"></i>{say(stage, language)} <small>{say("state_" + state, language)}</small></span>'
+        )
+    return f'<div class="steps">{"".join(cells)}</div>'
+
+
+def duration(seconds: float, language: str) -> str:
+    """Time in words, coarse."""
+    if seconds >= 90:
+        return say("minutes", language, n=round(seconds / 60))
+    return say("seconds", language, n=max(1, round(seconds)))
+
+
+def panel(job: jobs.Job, language: str) -> str:
+    """The job in words with a bar."""
+    words = say("job_" + job.state, language, place=job.place) if job.state == "waiting" else say("job_" + job.state, language)
+    stage = say(job.stage, language) if job.stage in STAGES else ""
+    left, bar, small = "", "", ""
+    if job.state in jobs.GOING:
+        share = 100 * job.done / job.total if job.total else 0
+        left = f"{job.done:,} / {job.total:,}" if job.total else say("starting", language)
+        if job.seconds_left:
+            left += " · " + say("left", language, time=duration(job.seconds_left, language))
+        bar = f'<div class="bar" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100"><b style="width:{share:.1f}%"></b></div>'
+    if job.state == "failed" and job.error:
+        small = job.error.get(language, "")
+    elif job.state == "died":
+        small = job.last_line
+    elif job.note and job.state != "idle":
+        small = job.note.get(language, "")
+    title = f"<b>{stage}</b> · {words}" if stage else words
+    below = f'<div class="small">{escape(small)}</div>' if small else ""
+    return f'<div class="job {job.state}" role="status"><div class="line"><span>{title}</span><span>{left}</span></div>{bar}{below}</div>'
+
+
+def build(page: Page) -> tuple[list[Any], Any]:
+    """Make the panel; returns (its outputs, its look function) for ``bind``."""
+    strip = gr.HTML(steps(None, "ko"))
+    with gr.Row(equal_height=True):
+        with gr.Column(scale=5, min_width=260):
+            text = gr.HTML(panel(jobs.Job(), "ko"))
+        stop = page.label(gr.Button("", variant="stop", visible=False, scale=1, min_width=110), value="stop")
+        go_on = page.label(gr.Button("", visible=False, scale=1, min_width=110), value="go_on")
+
+    def look(run_id: str | None, language: str) -> list[Any]:
+        run = find(run_id)
+        try:
+            job = jobs.look(run) if run else jobs.Job()
+        except Problem as problem:
+            job = jobs.Job(state="failed", error={"en": problem.en, "ko": problem.ko})
+        going = job.state in jobs.GOING
+        again = job.state in ("stopped", "failed", "died") and bool(job.argv)
+        return [steps(run, language), panel(job, language), gr.update(visible=going), gr.update(visible=again), *page.stamps(run, language)]
+
+    def ask_stop(run_id: str | None, language: str) -> None:
+        jobs.stop(needed(run_id, language))
+        gr.Info(say("stopping", language))
+
+    def resume(run_id: str | None, language: str) -> None:
+        run = needed(run_id, language)
+        try:
+            jobs.start(run, list(jobs.look(run).argv))
+        except Problem as problem:
+            raise told(problem, language) from None
+
+    chosen = [page.run, page.language]
+    stop.click(ask_stop, chosen, None, **QUIET)
+    go_on.click(resume, chosen, None, **QUIET)
+    return [strip, text, stop, go_on], look
+
+
+def bind(page: Page, outputs: list[Any], look: Any) -> None:
+    """Look at every tick and whenever run or language change; called after all tabs are built."""
+    everything = [*outputs, *(stamp for stamp, _ in page.watches)]
+    gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look, [page.run, page.language], everything, **QUIET)

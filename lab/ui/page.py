@@ -1,0 +1,87 @@
+"""What all tabs share: the chosen run and language, the labels that follow the language, and when to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lab.problems import Problem
+from lab.run import Run, find_run
+from lab.ui.texts import say
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""How light handlers are bound: at once, without a spinner, not in the API."""
+
+
+@dataclass
+class Page:
+    """The components that every tab reads, and lists that the tabs add to while the page is built."""
+
+    run: gr.Dropdown
+    language: gr.Radio
+    greeting: Any = None
+    drawer: Any = None
+    labels: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)
+    watches: list[tuple[gr.State, Callable[[Run], Iterable[Path]]]] = field(default_factory=list)
+
+    def label(self, component: Any, words: Callable[[str], dict[str, Any]] | None = None, **keys: str) -> Any:
+        """Let properties of ``component`` follow the language: ``label="judge"`` takes the text of that key."""
+        self.labels.append((component, words or (lambda language: {name: say(key, language) for name, key in keys.items()})))
+        return component
+
+    def about(self, key: str, css: str = "about") -> None:
+        """A paragraph of explanation."""
+        self.label(gr.HTML(f'<p class="{css}">{say(key, "ko")}</p>'), lambda lang: {"value": f'<p class="{css}">{say(key, lang)}</p>'})
+
+    def show(
+        self, view: Callable[..., Any], outputs: list[Any], files: Callable[[Run], Iterable[Path]], inputs: tuple[Any, ...] = ()
+    ) -> None:
+        """Fill ``outputs`` with ``view(run, language, *inputs)`` whenever the run, the language, its files or ``inputs`` change."""
+        stamp = gr.State("")
+        self.watches.append((stamp, files))
+
+        def fill(run_id: str | None, language: str, *values: Any) -> Any:
+            try:
+                return view(find(run_id), language, *values)
+            except Problem as problem:
+                gr.Warning(problem.text(language), title=say("unreadable", language))
+                return [gr.skip() for _ in outputs] if len(outputs) > 1 else gr.skip()
+
+        gr.on([stamp.change, *(x.change for x in inputs)], fill, [self.run, self.language, *inputs], outputs, **QUIET)
+
+    def stamps(self, run: Run | None, language: str) -> list[str]:
+        """One short text for each ``show``; it differs when what is shown would differ."""
+        return [f"{run and run.id} {language} " + " ".join(map(_age, files(run) if run else ())) for _, files in self.watches]
+
+
+def _age(path: Path) -> str:
+    try:
+        facts = path.stat()
+        return f"{facts.st_mtime_ns}-{facts.st_size}"
+    except OSError:
+        return "-"
+
+
+def find(run_id: str | None) -> Run | None:
+    """The chosen run, or None when there is none (any more)."""
+    try:
+        return find_run(run_id) if run_id else None
+    except Problem:
+        return None
+
+
+def needed(run_id: str | None, language: str) -> Run:
+    """The chosen run; tells the visitor to choose one when there is none."""
+    run = find(run_id)
+    if run is None:
+        raise gr.Error(say("no_run", language), print_exception=False)
+    return run
+
+
+def told(problem: Problem, language: str) -> gr.Error:
+    """A problem as the message that pops up."""
+    return gr.Error(problem.text(language), duration=None, print_exception=False)

@@ -1,0 +1,77 @@
+"""The look: warm paper, quiet ink, one accent; colours of charts are Okabe and Ito's, safe for colour-blind eyes."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+FONTS = ["Pretendard", "Noto Sans KR", "Noto Sans CJK KR", "Apple SD Gothic Neo", "Malgun Gothic", "sans-serif"]
+
+CSS = """
+:root { --ink:#3b2f2a; --soft:#7a6a61; --paper:#fffdf8; --line:#eadfce; --accent:#a8502f; --wash:#f6ecdf; }
+.dark { --ink:#efe6da; --soft:#b9a99a; --paper:#2a2421; --line:#463c35; --accent:#e79a72; --wash:#362e29; }
+.gradio-container { max-width:1120px !important; margin:0 auto !important; }
+.prose, .html-container { word-break:keep-all; overflow-wrap:anywhere; }
+.masthead h1 { font-size:1.7rem; margin:0; color:var(--ink); letter-spacing:-.02em; }
+.masthead p { margin:.15rem 0 0; color:var(--soft); }
+.steps { display:flex; flex-wrap:wrap; gap:.4rem; }
+.steps span { display:inline-flex; align-items:center; gap:.4rem; padding:.25rem .7rem; border:1px solid var(--line);
+  border-radius:99px; background:var(--paper); color:var(--ink); font-size:.86rem; white-space:nowrap; }
+.steps small { color:var(--soft); }
+.steps i { width:.6rem; height:.6rem; border-radius:50%; border:2px solid var(--soft); box-sizing:border-box; }
+.steps .done i { background:#009E73; border-color:#009E73; } .steps .partial i { background:#E69F00; border-color:#E69F00; }
+.steps .stale i { border-color:#D55E00; border-style:dashed; }
+.job { min-height:3.4rem; border:1px solid var(--line); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); }
+.job .line { display:flex; flex-wrap:wrap; justify-content:space-between; gap:.2rem 1rem; font-variant-numeric:tabular-nums; }
+.job .bar { height:.5rem; border-radius:99px; background:var(--wash); margin-top:.5rem; overflow:hidden; }
+.job .bar b { display:block; height:100%; background:var(--accent); border-radius:99px; transition:width .4s; }
+.job .small { color:var(--soft); font-size:.86rem; margin-top:.3rem; } .job.failed, .job.died { border-color:#D55E00; }
+.about { color:var(--soft); line-height:1.65; margin:.2rem 0 .4rem; }
+.empty { border:1.5px dashed var(--line); border-radius:14px; padding:2rem 1.2rem; text-align:center; color:var(--soft); background:var(--paper); line-height:1.7; }
+.welcome { border-radius:14px; padding:1rem 1.2rem; background:var(--wash); color:var(--ink); line-height:1.7; }
+.welcome p { margin:.2rem 0; }
+.facts { display:flex; flex-wrap:wrap; gap:.6rem; margin:.2rem 0 .8rem; }
+.facts div { flex:1 1 7rem; border:1px solid var(--line); border-radius:12px; padding:.5rem .8rem; background:var(--paper); }
+.facts b { display:block; font-size:1.35rem; color:var(--ink); font-variant-numeric:tabular-nums; } .facts small { color:var(--soft); }
+.stories { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr)); gap:.9rem; }
+.story { border:1px solid var(--line); border-radius:14px; padding:1rem 1.15rem; background:var(--paper); color:var(--ink); }
+.story.dropped { border-left:4px solid #D55E00; } .story.kept { border-left:4px solid #009E73; }
+.story .ask { color:var(--soft); font-size:.86rem; line-height:1.5; border-bottom:1px dashed var(--line); padding-bottom:.5rem; margin-bottom:.6rem; }
+.story .text { line-height:1.85; font-size:1rem; white-space:pre-wrap; }
+.story .foot { margin-top:.6rem; display:flex; flex-wrap:wrap; gap:.35rem; font-size:.8rem; color:var(--soft); }
+.chip { border-radius:99px; padding:.08rem .55rem; background:var(--wash); color:var(--ink); }
+.chip.bad { background:#fbe3d6; color:#7a2d00; } .chip.good { background:#d9f0e7; color:#00513b; }
+.story mark { color:inherit; border-radius:.25rem; padding:0 .12em; background:#ffe6a8; } .story mark.word { background:#cfe6f7; }
+.story mark.fault { background:#ffd0ba; border-bottom:2px solid #D55E00; }
+.dark .story mark { background:#6b5316; } .dark .story mark.word { background:#1f4a66; } .dark .story mark.fault { background:#7c3516; }
+.scroll { overflow-x:auto; } .measures { border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
+.measures th, .measures td { text-align:right; padding:.5rem .7rem; border-bottom:1px solid var(--line); white-space:nowrap; }
+.measures th:first-child, .measures td:first-child { text-align:left; } .measures small { color:var(--soft); display:block; font-weight:400; }
+.count { color:var(--soft); font-size:.86rem; }
+footer { display:none !important; }
+@media (max-width:640px) {
+  .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
+  .measures th, .measures td { padding:.4rem .45rem; font-size:.86rem; white-space:normal; }
+}
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Soft shapes on warm paper; fonts of the machine, none fetched."""
+    paper = gr.themes.Color(
+        "#fffdf9", "#faf5ec", "#f3e9da", "#e8dac5", "#d3bfa5", "#a8937c", "#7a6a5c", "#5c4e44", "#433832", "#2f2724", "#211b19", name="paper"
+    )
+    clay = gr.themes.Color(
+        "#fdf4ef", "#fae5da", "#f3c9b4", "#e9a685", "#d97f57", "#bb6138", "#a8502f", "#8a3f25", "#6c321f", "#54281a", "#3a1b12", name="clay"
+    )
+    return gr.themes.Soft(primary_hue=clay, secondary_hue=clay, neutral_hue=paper, font=FONTS, font_mono=["monospace"]).set(
+        body_background_fill="#fbf6ed",
+        body_background_fill_dark="#211b19",
+        button_primary_background_fill="#a8502f",
+        button_primary_background_fill_hover="#8a3f25",
+        button_primary_text_color="#ffffff",
+        button_primary_background_fill_dark="#a8502f",
+        block_label_text_color="#5c4e44",
+        block_title_text_color="#5c4e44",
+        block_info_text_color="#7a6a5c",
+    )
