@@ -1,0 +1,115 @@
+"""The command line, as a script uses it: exit status, one JSON object on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import domain
+
+
+def lab(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m lab ARGS``."""
+    return subprocess.run([sys.executable, "-m", "lab", *args], capture_output=True, text=True, env=os.environ.copy())
+
+
+def own_pairs(path: Path, count: int) -> Path:
+    """A file of good stories filled from the templates, as somebody would bring them."""
+    rng = random.Random(0)
+    rows = []
+    for template, prompt in zip(rng.sample(domain.templates(), count), domain.prompts(count, 9), strict=True):
+        words = (rng.choice(template["k1"]), rng.choice(template["k2"]))
+        friend = rng.choice([c for c in domain.characters() if c != prompt.character])
+        slots = {
+            "A": prompt.character,
+            "a": domain.short_name(prompt.character),
+            "B": friend,
+            "b": domain.short_name(friend),
+            "k1": words[0],
+            "k2": words[1],
+        }
+        row = {
+            "instruction": f"{prompt.character} 동화를 써 주세요. 낱말: {words[0]}, {words[1]}",
+            "output": domain.fill(template["text"], slots),
+            "character": prompt.character,
+            "keywords": list(words),
+        }
+        rows.append(json.dumps(row, ensure_ascii=False))
+    path.write_text("\n".join(rows) + "\n", "utf-8")
+    return path
+
+
+def test_help_lists_the_commands_without_loading_the_ml_stack() -> None:
+    code = "import sys; from lab.__main__ import parser; parser(); print([m for m in ('torch', 'transformers', 'gradio') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    for command in (
+        "new",
+        "run",
+        "generate",
+        "import",
+        "filter",
+        "review",
+        "train",
+        "compare",
+        "publish",
+        "license",
+        "status",
+        "list",
+    ):
+        assert command in lab("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["status", "nope"], 1, "no run"),
+        (["generate"], 2, "usage"),
+        (["filter", "20260101-000000-abcdef"], 1, "no run"),
+        (["new", "--preset", "giant"], 2, "invalid choice"),
+    ],
+)
+def test_wrong_input_gives_one_message_and_the_right_status(args: list[str], status: int, message: str) -> None:
+    found = lab(*args)
+    assert found.returncode == status
+    assert message in found.stderr and "Traceback" not in found.stderr and not found.stdout
+
+
+def test_an_openai_teacher_does_not_make_an_apache_student() -> None:
+    found = json.loads(
+        lab("license", "--teacher", "api:gpt-4o", "--student", "Qwen/Qwen2.5-0.5B-Instruct", "--json").stdout
+    )
+    assert found["verdict"] == "blocked" and found["conditions"]
+    clean = json.loads(
+        lab(
+            "license", "--teacher", "Qwen/Qwen2.5-1.5B-Instruct", "--student", "Qwen/Qwen2.5-0.5B-Instruct", "--json"
+        ).stdout
+    )
+    assert (clean["verdict"], clean["licence"]) == ("ok", "apache-2.0")
+
+
+@pytest.mark.slow
+def test_own_pairs_go_all_the_way_to_the_folders_that_would_be_uploaded(tmp_path: Path, lab_home: Path) -> None:
+    run = json.loads(lab("new", "--title", "내 동화", "--json").stdout)["run"]
+    assert json.loads(lab("import", run, str(own_pairs(tmp_path / "own.jsonl", 60)), "--json").stdout)["pairs"] == 60
+    kept = json.loads(lab("filter", run, "--judge", "none", "--json").stdout)
+    assert kept["pairs"] == 60 and kept["kept"] >= 50
+    trained = json.loads(lab("train", run, "--epochs", "1", "--learning-rate", "0.001", "--json").stdout)
+    assert trained["steps"] > 0 and trained["train_loss"] > 0
+    report = json.loads(lab("compare", run, "--prompts", "4", "--max-new-tokens", "40", "--json").stdout)
+    assert {m["who"] for m in report["models"]} >= {"base", "distilled"}
+    published = json.loads(lab("publish", run, "--dry-run", "--data-licence", "cc0-1.0", "--json").stdout)
+    folder = lab_home / "local" / run / "publish"
+    assert (
+        published["verdict"]
+        and (folder / "dataset" / "README.md").exists()
+        and (folder / "model" / "README.md").exists()
+    )
+    states = json.loads(lab("status", run, "--json").stdout)["stages"]
+    assert states["compare"] == "done"
