@@ -33,12 +33,11 @@ def build() -> gr.Blocks:
         for component, words in page.labels:
             for key, text in words("ko").items():
                 setattr(component, key, text)
-        job.bind(page, outputs, look)
+        again = job.bind(page, outputs, look)
         targets = [component for component, _ in page.labels]
         page.language.change(lambda language: translated(page, language), page.language, targets, **QUIET)
-        stamps = [stamp for stamp, _ in page.watches]
         demo.load(header.opened, None, [page.language, page.run, page.greeting, page.drawer], **QUIET).then(
-            look, [page.run, page.language], [*outputs, *stamps], **QUIET
+            *again, **QUIET
         )
     return demo
 

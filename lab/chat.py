@@ -51,7 +51,11 @@ def _open(spec: str) -> Any:
 
 
 def talk(
-    specs: Sequence[str], messages: Sequence[list[dict[str, str]]], temperature: float = 0.8, seed: int = 0, max_new_tokens: int = 400
+    specs: Sequence[str],
+    messages: Sequence[list[dict[str, str]]],
+    temperature: float = 0.8,
+    seed: int = 0,
+    max_new_tokens: int = 400,
 ) -> Iterator[list[Said]]:
     """Stream the answer of every model to its own conversation; the last picture has every ``finish`` set.
 

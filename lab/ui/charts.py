@@ -7,7 +7,7 @@ from typing import Any
 from lab.ui.texts import reason, say
 from lab.ui.theme import BLUE, FONTS, GREEN, ORANGE
 
-WHO_COLOURS = {"teacher": BLUE, "base": "#999999", "student": GREEN}
+WHO_COLOURS = {"teacher": BLUE, "base": "#6b6b6b", "arm": GREEN}
 
 
 def _figure(title: str, height: int, x: str = "", y: str = "") -> Any:
@@ -35,7 +35,11 @@ def reasons_bar(counts: dict[str, int], language: str) -> Any:
     figure = _figure(say("reasons_chart", language), 130 + 30 * len(counts), x=say("stories_axis", language))
     items = sorted(counts.items(), key=lambda x: x[1])
     figure.add_bar(
-        x=[n for _, n in items], y=[reason(r, language) for r, _ in items], orientation="h", marker_color=ORANGE, text=[n for _, n in items]
+        x=[n for _, n in items],
+        y=[reason(r, language) for r, _ in items],
+        orientation="h",
+        marker_color=ORANGE,
+        text=[n for _, n in items],
     )
     return figure
 
@@ -47,7 +51,11 @@ def loss_curve(rows: list[dict[str, Any]], language: str) -> Any:
         points = [(r["step"], r[key]) for r in rows if r.get(key) is not None and r.get("step") is not None]
         if points:
             figure.add_scatter(
-                x=[p[0] for p in points], y=[p[1] for p in points], name=say(key, language), mode=mode, line={"color": colour, "width": 2}
+                x=[p[0] for p in points],
+                y=[p[1] for p in points],
+                name=say(key, language),
+                mode=mode,
+                line={"color": colour, "width": 2},
             )
     return figure
 
@@ -57,7 +65,7 @@ def comparison(models: list[dict[str, Any]], measure: str, language: str) -> Any
     better = "lower" if measure in ("perplexity", "bits_per_byte", "size_bytes") else "higher"
     figure = _figure(f"{say(measure, language)} <span style='font-size:12px'>({say(better, language)})</span>", 300)
     values = [value(m, measure) for m in models]
-    bounds = [interval(m, measure) or (v, v) for m, v in zip(models, values, strict=True)]
+    bounds = [interval(m, measure) for m in models]
     percent = measure in ("rule_pass_rate", "probes")
     figure.add_bar(
         x=[name(m, language) for m in models],
@@ -65,12 +73,14 @@ def comparison(models: list[dict[str, Any]], measure: str, language: str) -> Any
         marker_color=[WHO_COLOURS.get(m["who"], GREEN) for m in models],
         text=[f"{v:.0%}" if percent else f"{v:.3g}" for v in values],
         textposition="inside",
+        textfont={"color": "#ffffff"},
+        textangle=0,
         insidetextanchor="start",
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [max(0.0, b[1] - v) for v, b in zip(values, bounds, strict=True)],
-            "arrayminus": [max(0.0, v - b[0]) for v, b in zip(values, bounds, strict=True)],
+            "array": [max(0.0, b[1] - v) if b else None for v, b in zip(values, bounds, strict=True)],
+            "arrayminus": [max(0.0, v - b[0]) if b else None for v, b in zip(values, bounds, strict=True)],
             "color": "#5c4e44",
             "thickness": 2,
         },
@@ -85,8 +95,7 @@ def name(model: dict[str, Any], language: str) -> str:
     """Who it is, in words; a trained arm that is not called distilled with its name."""
     who = model["who"]
     words = say(who if who in ("teacher", "base") else "student", language)
-    arm = model.get("arm") or (who if who not in ("teacher", "base", "student", "distilled") else "")
-    return f"{words} ({arm})" if arm and arm != "distilled" else words
+    return f"{words} ({model['name']})" if who == "arm" and model["name"] != "distilled" else words
 
 
 def value(model: dict[str, Any], measure: str) -> float:
@@ -100,4 +109,4 @@ def value(model: dict[str, Any], measure: str) -> float:
 def interval(model: dict[str, Any], measure: str) -> tuple[float, float] | None:
     """The measure's interval (low, high), if the report has one."""
     found = (model.get("intervals") or {}).get(measure)
-    return (float(found[0]), float(found[1])) if found else None
+    return (float(found["low"]), float(found["high"])) if found else None

@@ -21,19 +21,25 @@ LONGEST = 2000
 def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_chat")
-    with gr.Row():
-        columns = [
-            page.label(gr.Chatbot(height=420, min_width=300, buttons=["copy"], feedback_options=None), label=who, placeholder="chat_empty")
-            for who in ("teacher", "student")
-        ]
-    with gr.Row():
-        notes = [gr.HTML(min_width=300), gr.HTML(min_width=300)]
-    prompt = page.label(gr.Textbox(lines=2, max_length=LONGEST, elem_id="prompt"), label="prompt", placeholder="prompt_hint")
+    prompt = page.label(
+        gr.Textbox(lines=2, max_length=LONGEST, elem_id="prompt"), label="prompt", placeholder="prompt_hint"
+    )
     with gr.Row():
         send = page.label(gr.Button("", variant="primary", min_width=140), value="send")
         dice = page.label(gr.Button("", min_width=140), value="dice")
         stop = page.label(gr.Button("", min_width=100), value="stop")
         clear = page.label(gr.Button("", min_width=100), value="clear")
+    with gr.Row():
+        columns = [
+            page.label(
+                gr.Chatbot(height=420, min_width=300, buttons=["copy"], feedback_options=None),
+                label=who,
+                placeholder="chat_empty",
+            )
+            for who in ("teacher", "student")
+        ]
+    with gr.Row():
+        notes = [gr.HTML(min_width=300), gr.HTML(min_width=300)]
     with page.label(gr.Accordion("", open=False), label="settings"), gr.Row():
         temperature = page.label(gr.Slider(0.0, 1.5, value=0.8, step=0.05), label="temperature")
         seed = page.label(gr.Number(0, minimum=0, maximum=2**31 - 1, precision=0), label="seed")
@@ -51,7 +57,11 @@ def build(page: Page) -> None:
     stop.click(None, None, None, cancels=[going], api_visibility="private")
     dice.click(rolled, None, prompt, **QUIET)
     clear.click(lambda: ([], [], "", ""), None, [*columns, *notes], cancels=[going], **QUIET)
-    page.show(names, columns, lambda run: [run.folder / "run.json", *(run.stage_folder("train", a) / "done.json" for a in run.arms())])
+    page.show(
+        names,
+        columns,
+        lambda run: [run.folder / "run.json", *(run.stage_folder("train", a) / "done.json" for a in run.arms())],
+    )
 
 
 def rolled() -> str:
@@ -102,7 +112,12 @@ def answer(
 def plain(history: list[dict[str, Any]]) -> list[dict[str, str]]:
     """The conversation with each content as one text; Gradio hands it over as a list of blocks."""
     return [
-        {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"])}
+        {
+            "role": m["role"],
+            "content": m["content"]
+            if isinstance(m["content"], str)
+            else "".join(b.get("text", "") for b in m["content"]),
+        }
         for m in history
     ]
 

@@ -39,15 +39,20 @@ def view(run: Run | None, language: str) -> list[Any]:
         return [story.empty("empty_compare", language), *(gr.update(visible=False) for _ in DRAWN), ""]
     said = (report.get("verdict") or {}).get(language, "")
     verdict = f'<div class="welcome"><b>{say("verdict", language)}</b> {escape(said)}</div>' if said else ""
-    plots = [gr.update(value=charts.comparison(models, m, language), visible=any(x.get(m) for x in models)) for m in DRAWN]
+    plots = [
+        gr.update(value=charts.comparison(models, m, language), visible=any(x.get(m) for x in models)) for m in DRAWN
+    ]
     return [verdict, *plots, table(models, language)]
 
 
 def table(models: list[dict[str, Any]], language: str) -> str:
     """Every measure of every model, with its interval below."""
-    head = "".join(f"<th>{escape(charts.name(m, language))}<small>{escape(str(m.get('name', '')))}</small></th>" for m in models)
+    head = "".join(
+        f"<th>{escape(charts.name(m, language))}<small>{escape(str(m.get('name', '')))}</small></th>" for m in models
+    )
     body = "".join(
-        f"<tr><td>{say(measure, language)}</td>{''.join(f'<td>{_cell(m, measure)}</td>' for m in models)}</tr>" for measure in MEASURES
+        f"<tr><td>{say(measure, language)}</td>{''.join(f'<td>{_cell(m, measure)}</td>' for m in models)}</tr>"
+        for measure in MEASURES
     )
     return f'<div class="scroll"><table class="measures"><tr><th>{say("measure", language)}</th>{head}</tr>{body}</table></div>'
 
@@ -56,7 +61,12 @@ def _cell(model: dict[str, Any], measure: str) -> str:
     if model.get(measure) is None:
         return "–"
     number = charts.value(model, measure)
-    form_of = {"rule_pass_rate": "{:.0%}", "probes": "{:.0%}", "tokens_per_second": "{:,.0f}", "size_bytes": "{:.1f}"}.get(measure, "{:.3g}")
+    form_of = {
+        "rule_pass_rate": "{:.0%}",
+        "probes": "{:.0%}",
+        "tokens_per_second": "{:,.0f}",
+        "size_bytes": "{:.1f}",
+    }.get(measure, "{:.3g}")
     if measure == "size_bytes":
         number /= 1e6
     text = form_of.format(number)

@@ -25,7 +25,10 @@ def build(page: Page) -> None:
     with gr.Row():
         show = page.label(
             gr.Radio(["all", "kept", "dropped"], value="all"),
-            lambda lang: {"label": say("show", lang), "choices": [(say(f"show_{x}", lang), x) for x in ("all", "kept", "dropped")]},
+            lambda lang: {
+                "label": say("show", lang),
+                "choices": [(say(f"show_{x}", lang), x) for x in ("all", "kept", "dropped")],
+            },
         )
         why = page.label(
             gr.Dropdown(["", *REASON_TEXTS], value=""),
@@ -55,22 +58,25 @@ def numbers(run: Run | None, language: str) -> list[Any]:
         ]
     )
     reasons = Counter(r for v in verdicts for r in v.reasons)
-    return [counts, gr.update(value=charts.reasons_bar(reasons, language), visible=True) if reasons else gr.update(visible=False)]
+    return [
+        counts,
+        gr.update(value=charts.reasons_bar(reasons, language), visible=True) if reasons else gr.update(visible=False),
+    ]
 
 
-def rows(run: Run | None, language: str, show: str = "all", why: str = "", number: float = 1) -> str:
+def rows(run: Run | None, language: str, show: str = "all", why: str = "", number: float = 1) -> list[str]:
     """One page of the ledger, with the place that gave the reason marked."""
     verdicts = {v.id: v for v in run.verdicts()} if run else {}
     if run is None or not verdicts:
-        return story.empty("empty_filter", language)
+        return [story.empty("empty_filter", language)]
     found = [
         (p, v)
         for p in run.pairs()
         if (v := verdicts.get(p.id)) and (show == "all" or v.kept == (show == "kept")) and (not why or why in v.reasons)
     ]
     if not found:
-        return story.empty("empty_match", language)
+        return [story.empty("empty_match", language)]
     first = min(max(0, int(number or 1) - 1) * SHELF, (len(found) - 1) // SHELF * SHELF)
     shown = found[first : first + SHELF]
     where = say("page_of", language, found=f"{len(found):,}", first=first + 1, last=first + len(shown))
-    return f'<p class="count">{where}</p>' + story.shelf([story.card(p, language, v) for p, v in shown])
+    return [f'<p class="count">{where}</p>' + story.shelf([story.card(p, language, v) for p, v in shown])]

@@ -42,7 +42,9 @@ def _field(page: Page, knob: Any, value: Any) -> Any:
             made = gr.Slider(meta["low"], meta["high"], value=value, step=meta["step"])
     else:
         whole = isinstance(knob.default, int)
-        made = gr.Number(value, minimum=meta["low"], maximum=meta["high"], step=meta["step"], precision=0 if whole else None)
+        made = gr.Number(
+            value, minimum=meta["low"], maximum=meta["high"], step=meta["step"], precision=0 if whole else None
+        )
     return page.label(made, lambda language: {"label": meta[language], "info": meta[f"help_{language}"] or None})
 
 
@@ -60,7 +62,9 @@ def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
                     with gr.Row():
                         for knob in rest[at : at + 3]:
                             made[knob.name] = _field(page, knob, always.get(knob.name, getattr(preset, knob.name)))
-        command = page.label(gr.Textbox("", interactive=False, buttons=["copy"], elem_classes="command"), label="command")
+        command = page.label(
+            gr.Textbox("", interactive=False, buttons=["copy"], elem_classes="command"), label="command"
+        )
     start = page.label(gr.Button("", variant="primary", elem_id=f"start-{stage}"), value=f"start_{stage}")
     inputs = [made[k.name] for k in knobs]
 
@@ -89,7 +93,9 @@ def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
         if run is None:
             return [gr.skip() for _ in knobs]
         try:
-            config = run.config(stage, next(iter(run.arms()[-1:]), "distilled")) if stage == "train" else run.config(stage)
+            config = (
+                run.config(stage, next(iter(run.arms()[-1:]), "distilled")) if stage == "train" else run.config(stage)
+            )
         except Problem:
             return [gr.skip() for _ in knobs]
         return [always.get(k.name, getattr(config, k.name)) for k in knobs]

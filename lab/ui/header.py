@@ -14,9 +14,17 @@ from lab.ui.page import QUIET, Page, find, needed, told
 from lab.ui.texts import preferred, say
 
 
+DROP = (
+    '<svg viewBox="0 0 24 24" width="26" height="26" aria-hidden="true" style="vertical-align:-4px;margin-right:.35rem">'
+    '<path d="M12 2C9 7 5 10.5 5 15a7 7 0 0 0 14 0c0-4.5-4-8-7-13z" fill="#a8502f"/>'
+    '<path d="M8.5 15a3.5 3.5 0 0 0 3.5 3.5" fill="none" stroke="#fff" stroke-width="1.6" stroke-linecap="round"/></svg>'
+)
+"""The mark of the app: what comes out of a still."""
+
+
 def title(language: str) -> str:
     """The masthead."""
-    return f'<div class="masthead"><h1>🏮 {say("title", language)}</h1><p>{say("subtitle", language)}</p></div>'
+    return f'<div class="masthead"><h1>{DROP}{say("title", language)}</h1><p>{say("subtitle", language)}</p></div>'
 
 
 def welcome(language: str) -> str:
@@ -34,7 +42,14 @@ def build() -> Page:
     with gr.Row():
         with gr.Column(scale=4, min_width=260):
             head = gr.HTML(title("ko"))
-        language = gr.Radio([("한국어", "ko"), ("English", "en")], value="ko", container=False, scale=1, min_width=180, elem_id="language")
+        language = gr.Radio(
+            [("한국어", "ko"), ("English", "en")],
+            value="ko",
+            container=False,
+            scale=1,
+            min_width=180,
+            elem_id="language",
+        )
     with gr.Row(equal_height=True):
         run = gr.Dropdown([], scale=3, min_width=240, elem_id="run")
         pairs = gr.Number(200, minimum=1, maximum=50_000, precision=0, scale=1, min_width=100)
@@ -45,7 +60,10 @@ def build() -> Page:
     page.label(run, label="run", info="run_info")
     page.label(pairs, label="whole_pairs")
     page.label(whole, value="whole")
-    with page.label(gr.Accordion("", open=False, elem_id="new-run"), label="new_section") as drawer, gr.Row(equal_height=True):
+    with (
+        page.label(gr.Accordion("", open=False, elem_id="new-run"), label="new_section") as drawer,
+        gr.Row(equal_height=True),
+    ):
         preset = page.label(gr.Dropdown(list(PRESETS), value="mini", scale=2), label="preset", info="preset_info")
         named = page.label(gr.Textbox(max_length=120, scale=2), label="new_title", placeholder="new_hint")
         new = page.label(gr.Button("", scale=1, min_width=150, elem_id="new"), value="new")
@@ -87,4 +105,9 @@ def opened(request: gr.Request) -> list[Any]:
     ids = [value for _, value in found]
     asked = request.query_params.get("run", "")
     chosen = asked if asked in ids else next(iter(ids), None)
-    return [preferred(request.headers.get("accept-language", "")), gr.update(choices=found, value=chosen), gr.update(visible=not ids), gr.update(open=not ids)]
+    return [
+        preferred(request.headers.get("accept-language", "")),
+        gr.update(choices=found, value=chosen),
+        gr.update(visible=not ids),
+        gr.update(open=not ids),
+    ]

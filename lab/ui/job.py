@@ -38,7 +38,11 @@ def duration(seconds: float, language: str) -> str:
 
 def panel(job: jobs.Job, language: str) -> str:
     """The job in words with a bar."""
-    words = say("job_" + job.state, language, place=job.place) if job.state == "waiting" else say("job_" + job.state, language)
+    words = (
+        say("job_" + job.state, language, place=job.place)
+        if job.state == "waiting"
+        else say("job_" + job.state, language)
+    )
     stage = say(job.stage, language) if job.stage in STAGES else ""
     left, bar, small = "", "", ""
     if job.state in jobs.GOING:
@@ -75,7 +79,7 @@ def build(page: Page) -> tuple[list[Any], Any]:
             job = jobs.Job(state="failed", error={"en": problem.en, "ko": problem.ko})
         going = job.state in jobs.GOING
         again = job.state in ("stopped", "failed", "died") and bool(job.argv)
-        return [steps(run, language), panel(job, language), gr.update(visible=going), gr.update(visible=again), *page.stamps(run, language)]
+        return [steps(run, language), panel(job, language), gr.update(visible=going), gr.update(visible=again)]
 
     def ask_stop(run_id: str | None, language: str) -> None:
         jobs.stop(needed(run_id, language))
@@ -94,7 +98,24 @@ def build(page: Page) -> tuple[list[Any], Any]:
     return [strip, text, stop, go_on], look
 
 
-def bind(page: Page, outputs: list[Any], look: Any) -> None:
-    """Look at every tick and whenever run or language change; called after all tabs are built."""
-    everything = [*outputs, *(stamp for stamp, _ in page.watches)]
-    gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look, [page.run, page.language], everything, **QUIET)
+def bind(page: Page, outputs: list[Any], look: Any) -> Any:
+    """Look at every tick and whenever run or language change, and draw the views whose files changed since the last look.
+
+    Called after all tabs are built; returns the function and its components for the page's opening.
+    """
+    seen = gr.State([])
+    inputs = [page.run, page.language, seen, *(x for view in page.views for x in view.inputs)]
+    everything = [*outputs, seen, *(x for view in page.views for x in view.outputs)]
+
+    def look_again(run_id: str | None, language: str, before: list[str], *values: Any) -> list[Any]:
+        run, rest = find(run_id), iter(values)
+        stamps = [view.stamp(run, language) for view in page.views]
+        drawn: list[Any] = []
+        for i, view in enumerate(page.views):
+            given = [next(rest) for _ in view.inputs]
+            same = i < len(before) and before[i] == stamps[i]
+            drawn += [gr.skip() for _ in view.outputs] if same else view.fill(run_id, language, *given)
+        return [*look(run_id, language), stamps, *drawn]
+
+    gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look_again, inputs, everything, **QUIET)
+    return look_again, inputs, everything

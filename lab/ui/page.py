@@ -26,36 +26,59 @@ class Page:
     greeting: Any = None
     drawer: Any = None
     labels: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)
-    watches: list[tuple[gr.State, Callable[[Run], Iterable[Path]]]] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
 
     def label(self, component: Any, words: Callable[[str], dict[str, Any]] | None = None, **keys: str) -> Any:
         """Let properties of ``component`` follow the language: ``label="judge"`` takes the text of that key."""
-        self.labels.append((component, words or (lambda language: {name: say(key, language) for name, key in keys.items()})))
+        self.labels.append(
+            (component, words or (lambda language: {name: say(key, language) for name, key in keys.items()}))
+        )
         return component
 
     def about(self, key: str, css: str = "about") -> None:
         """A paragraph of explanation."""
-        self.label(gr.HTML(f'<p class="{css}">{say(key, "ko")}</p>'), lambda lang: {"value": f'<p class="{css}">{say(key, lang)}</p>'})
+        self.label(
+            gr.HTML(f'<p class="{css}">{say(key, "ko")}</p>'),
+            lambda lang: {"value": f'<p class="{css}">{say(key, lang)}</p>'},
+        )
 
     def show(
-        self, view: Callable[..., Any], outputs: list[Any], files: Callable[[Run], Iterable[Path]], inputs: tuple[Any, ...] = ()
+        self,
+        view: Callable[..., Any],
+        outputs: list[Any],
+        files: Callable[[Run], Iterable[Path]],
+        inputs: tuple[Any, ...] = (),
     ) -> None:
         """Fill ``outputs`` with ``view(run, language, *inputs)`` whenever the run, the language, its files or ``inputs`` change."""
-        stamp = gr.State("")
-        self.watches.append((stamp, files))
+        made = View(view, outputs, files, inputs)
+        self.views.append(made)
+        if inputs:
+            # Gradio takes the answer of a handler with one output as that output's value, list or not.
+            fill = made.fill if len(outputs) > 1 else lambda *values: made.fill(*values)[0]
+            gr.on([x.input for x in inputs], fill, [self.run, self.language, *inputs], outputs, **QUIET)
 
-        def fill(run_id: str | None, language: str, *values: Any) -> Any:
-            try:
-                return view(find(run_id), language, *values)
-            except Problem as problem:
-                gr.Warning(problem.text(language), title=say("unreadable", language))
-                return [gr.skip() for _ in outputs] if len(outputs) > 1 else gr.skip()
 
-        gr.on([stamp.change, *(x.change for x in inputs)], fill, [self.run, self.language, *inputs], outputs, **QUIET)
+@dataclass(frozen=True)
+class View:
+    """Something that a tab shows of the run: how it is made, where it goes, and the files it is made of."""
 
-    def stamps(self, run: Run | None, language: str) -> list[str]:
-        """One short text for each ``show``; it differs when what is shown would differ."""
-        return [f"{run and run.id} {language} " + " ".join(map(_age, files(run) if run else ())) for _, files in self.watches]
+    make: Callable[..., Any]
+    outputs: list[Any]
+    files: Callable[[Run], Iterable[Path]]
+    inputs: tuple[Any, ...]
+
+    def stamp(self, run: Run | None, language: str) -> str:
+        """A short text that differs when what is shown would differ."""
+        return f"{run and run.id} {language} " + " ".join(map(_age, self.files(run) if run else ()))
+
+    def fill(self, run_id: str | None, language: str, *values: Any) -> Any:
+        """The outputs' new values; when a file cannot be read, a warning that says so."""
+        try:
+            found = self.make(find(run_id), language, *values)
+        except Problem as problem:
+            gr.Warning(problem.text(language), title=say("unreadable", language))
+            return [gr.skip() for _ in self.outputs]
+        return found
 
 
 def _age(path: Path) -> str:

@@ -27,7 +27,10 @@ def build(page: Page) -> None:
     with gr.Tabs():
         for kind in ("dataset", "model"):
             with page.label(gr.Tab(""), label=f"{kind}_card"):
-                made += [gr.Markdown(elem_classes="card"), gr.Code(language="yaml", interactive=False, visible=False)]
+                made += [
+                    gr.Markdown(elem_classes="card"),
+                    gr.Code(language="yaml", show_label=False, interactive=False, visible=False),
+                ]
     page.show(view, [empty, *made], lambda run: [run.publish_folder(k) / "README.md" for k in ("dataset", "model")])
 
 

@@ -72,4 +72,4 @@ def empty(key: str, language: str) -> str:
 
 def facts(items: list[tuple[str, str]]) -> str:
     """Numbers with their names, large."""
-    return f'<div class="facts">{"".join(f"<div><b>{escape(value)}</b><small>{escape(name)}</small></div>" for name, value in items)}</div>'
+    return f'<div class="facts">{"".join(f"<div><b>{escape(value)}</b><small>{escape(name)}</small></div>" for value, name in items)}</div>'

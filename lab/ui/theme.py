@@ -10,7 +10,8 @@ FONTS = ["Pretendard", "Noto Sans KR", "Noto Sans CJK KR", "Apple SD Gothic Neo"
 CSS = """
 :root { --ink:#3b2f2a; --soft:#7a6a61; --paper:#fffdf8; --line:#eadfce; --accent:#a8502f; --wash:#f6ecdf; }
 .dark { --ink:#efe6da; --soft:#b9a99a; --paper:#2a2421; --line:#463c35; --accent:#e79a72; --wash:#362e29; }
-.gradio-container { max-width:1120px !important; margin:0 auto !important; }
+.gradio-container { max-width:1120px !important; width:100% !important; margin:0 auto !important; }
+.gradio-container main { width:100%; }
 .prose, .html-container { word-break:keep-all; overflow-wrap:anywhere; }
 .masthead h1 { font-size:1.7rem; margin:0; color:var(--ink); letter-spacing:-.02em; }
 .masthead p { margin:.15rem 0 0; color:var(--soft); }
@@ -44,12 +45,13 @@ CSS = """
 .story mark { color:inherit; border-radius:.25rem; padding:0 .12em; background:#ffe6a8; } .story mark.word { background:#cfe6f7; }
 .story mark.fault { background:#ffd0ba; border-bottom:2px solid #D55E00; }
 .dark .story mark { background:#6b5316; } .dark .story mark.word { background:#1f4a66; } .dark .story mark.fault { background:#7c3516; }
-.scroll { overflow-x:auto; } .measures { border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
-.measures th, .measures td { text-align:right; padding:.5rem .7rem; border-bottom:1px solid var(--line); white-space:nowrap; }
+.scroll { overflow-x:auto; } .measures { border:0 !important; border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
+.measures th, .measures td { text-align:right; padding:.5rem .7rem; border:0 !important; border-bottom:1px solid var(--line) !important; white-space:nowrap; }
 .measures th:first-child, .measures td:first-child { text-align:left; } .measures small { color:var(--soft); display:block; font-weight:400; }
 .count { color:var(--soft); font-size:.86rem; }
 footer { display:none !important; }
 @media (max-width:640px) {
+  button[role=tab] { padding:.5rem .4rem !important; font-size:.85rem !important; }
   .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.86rem; white-space:normal; }
 }
@@ -59,12 +61,36 @@ footer { display:none !important; }
 def theme() -> gr.themes.Base:
     """Soft shapes on warm paper; fonts of the machine, none fetched."""
     paper = gr.themes.Color(
-        "#fffdf9", "#faf5ec", "#f3e9da", "#e8dac5", "#d3bfa5", "#a8937c", "#7a6a5c", "#5c4e44", "#433832", "#2f2724", "#211b19", name="paper"
+        "#fffdf9",
+        "#faf5ec",
+        "#f3e9da",
+        "#e8dac5",
+        "#d3bfa5",
+        "#a8937c",
+        "#7a6a5c",
+        "#5c4e44",
+        "#433832",
+        "#2f2724",
+        "#211b19",
+        name="paper",
     )
     clay = gr.themes.Color(
-        "#fdf4ef", "#fae5da", "#f3c9b4", "#e9a685", "#d97f57", "#bb6138", "#a8502f", "#8a3f25", "#6c321f", "#54281a", "#3a1b12", name="clay"
+        "#fdf4ef",
+        "#fae5da",
+        "#f3c9b4",
+        "#e9a685",
+        "#d97f57",
+        "#bb6138",
+        "#a8502f",
+        "#8a3f25",
+        "#6c321f",
+        "#54281a",
+        "#3a1b12",
+        name="clay",
     )
-    return gr.themes.Soft(primary_hue=clay, secondary_hue=clay, neutral_hue=paper, font=FONTS, font_mono=["monospace"]).set(
+    return gr.themes.Soft(
+        primary_hue=clay, secondary_hue=clay, neutral_hue=paper, font=FONTS, font_mono=["monospace"]
+    ).set(
         body_background_fill="#fbf6ed",
         body_background_fill_dark="#211b19",
         button_primary_background_fill="#a8502f",
@@ -74,4 +100,10 @@ def theme() -> gr.themes.Base:
         block_label_text_color="#5c4e44",
         block_title_text_color="#5c4e44",
         block_info_text_color="#7a6a5c",
+        block_title_background_fill="transparent",
+        block_title_padding="0",
+        block_label_background_fill="#f6ecdf",
+        block_label_text_color_dark="#efe6da",
+        block_title_text_color_dark="#efe6da",
+        block_info_text_color_dark="#b9a99a",
     )
