@@ -50,20 +50,28 @@ SMALL = CompareConfig(prompts=4, max_new_tokens=24)
 
 
 def test_report_holds_teacher_base_and_arm(run_: Run, student: str) -> None:
-    train.run(run_, TrainConfig(student=student, batch_size=4, epochs=2.0, learning_rate=1e-2), Progress(run_, "train", []))
+    train.run(
+        run_, TrainConfig(student=student, batch_size=4, epochs=2.0, learning_rate=1e-2), Progress(run_, "train", [])
+    )
     report = stage.run(run_, SMALL, Progress(run_, "compare", []))
     assert report == read_json(run_.report_file) and run_.state("compare") == "done"
     assert [m["who"] for m in report["models"]] == ["teacher", "base", "arm"]
     _, base, arm = report["models"]
     assert arm["perplexity"] < base["perplexity"] and arm["revision"] != base["revision"]
     for model in report["models"]:
-        assert model["probes"]["total"] == len(domain.probes()) == sum(t["total"] for t in model["probes"]["by_type"].values())
+        assert (
+            model["probes"]["total"]
+            == len(domain.probes())
+            == sum(t["total"] for t in model["probes"]["by_type"].values())
+        )
         assert model["probes"]["chance"] == 0.25
         assert model["reference"]["perplexity"] > 1 and model["reference"]["bits_per_byte"] > 0
         assert model["tokens_per_second"] > 0 and model["first_token_seconds"] > 0 and model["peak_memory_bytes"] >= 0
         for name, found in model["intervals"].items():
             assert found["low"] <= found["value"] <= found["high"], name
-    assert report["retention"]["distilled"]["bits_per_byte"] == pytest.approx(report["models"][0]["bits_per_byte"] / arm["bits_per_byte"])
+    assert report["retention"]["distilled"]["bits_per_byte"] == pytest.approx(
+        report["models"][0]["bits_per_byte"] / arm["bits_per_byte"]
+    )
     answers = list(read_rows(run_.answers_file))
     assert len(answers) == 3 * 4
     assert {"who", "instruction", "character", "keywords", "text", "reasons", "tokens", "seconds"} <= answers[0].keys()
@@ -81,7 +89,9 @@ def test_perplexity_agrees_with_plain_torch(teacher: str) -> None:
     found, ranges = stage.likelihood(model, pairs)
     loss = tokens = 0.0
     for p in pairs:
-        text = model.tokenizer.apply_chat_template([{"role": "user", "content": p.instruction}], tokenize=False, add_generation_prompt=True)
+        text = model.tokenizer.apply_chat_template(
+            [{"role": "user", "content": p.instruction}], tokenize=False, add_generation_prompt=True
+        )
         before = model.tokenizer(text, add_special_tokens=False).input_ids
         answer = [*model.tokenizer(p.output, add_special_tokens=False).input_ids, model.tokenizer.eos_token_id]
         ids = torch.tensor([before + answer])
@@ -114,7 +124,9 @@ def test_copied_passages_are_leaks() -> None:
     story = domain.reference_stories()[0]["output"]
     train_text = "앞말이에요. " + story[20:90]
     known = stage.spans([train_text])
-    found = stage.find_leaks(known, {"reference": [Pair("r", "", story)], "test": [Pair("t", "", domain.reference_stories()[1]["output"])]})
+    found = stage.find_leaks(
+        known, {"reference": [Pair("r", "", story)], "test": [Pair("t", "", domain.reference_stories()[1]["output"])]}
+    )
     assert [(x["set"], x["id"]) for x in found] == [("reference", "r")]
     assert found[0]["span"] in train_text and 0 < found[0]["share"] < 1
 
@@ -122,8 +134,17 @@ def test_copied_passages_are_leaks() -> None:
 def test_verdict_tells_bad_news_too() -> None:
     def model(who: str, rate: float) -> dict:
         around = {"rule_pass_rate": {"value": rate, "low": rate - 0.05, "high": rate + 0.05}}
-        shared = dict.fromkeys([*stage.SMALLER, *stage.HIGHER_IS_BETTER, *stage.LOWER_IS_BETTER]) | {"bits_per_byte": 1.0, "probes": None}
-        return shared | {"who": who, "name": who, "rule_pass_rate": rate, "intervals": around, "reference": {"perplexity": None, "bits_per_byte": None}}
+        shared = dict.fromkeys([*stage.SMALLER, *stage.HIGHER_IS_BETTER, *stage.LOWER_IS_BETTER]) | {
+            "bits_per_byte": 1.0,
+            "probes": None,
+        }
+        return shared | {
+            "who": who,
+            "name": who,
+            "rule_pass_rate": rate,
+            "intervals": around,
+            "reference": {"perplexity": None, "bits_per_byte": None},
+        }
 
     def said(teacher: float, base: float, arm: float) -> str:
         models = [model("teacher", teacher), model("base", base), model("arm", arm)]

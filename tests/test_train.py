@@ -38,7 +38,9 @@ def run_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def config(student: str, **knobs: object) -> TrainConfig:
-    return TrainConfig(student=student, **{"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, "evaluations": 2} | knobs)
+    return TrainConfig(
+        student=student, **{"epochs": 2.0, "batch_size": 4, "learning_rate": 1e-2, "evaluations": 2} | knobs
+    )
 
 
 class StopAt(Progress):
@@ -133,7 +135,10 @@ def test_stopped_and_resumed_equals_uninterrupted(run_: Run, student: str) -> No
 
     assert [s for s, _ in losses("broken")] == [s for s, _ in losses("straight")]
     assert [x for _, x in losses("broken")] == pytest.approx([x for _, x in losses("straight")], rel=1e-4)
-    a, b = (load_file(run_.stage_folder("train", x) / "adapter" / "adapter_model.safetensors") for x in ("straight", "broken"))
+    a, b = (
+        load_file(run_.stage_folder("train", x) / "adapter" / "adapter_model.safetensors")
+        for x in ("straight", "broken")
+    )
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
 
 

@@ -32,7 +32,15 @@ RESAMPLES = 1000
 """Bootstrap resamples of an interval."""
 TARGET = 0.9
 """Share of the teacher's quality that a student should keep."""
-HIGHER_IS_BETTER = ("probes", "rule_pass_rate", "character_rate", "keyword_rate", "judge", "tokens_per_second", "batch_tokens_per_second")
+HIGHER_IS_BETTER = (
+    "probes",
+    "rule_pass_rate",
+    "character_rate",
+    "keyword_rate",
+    "judge",
+    "tokens_per_second",
+    "batch_tokens_per_second",
+)
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "reference_perplexity", "reference_bits_per_byte")
 SMALLER = ("size_bytes", "parameters", "peak_memory_bytes", "first_token_seconds")
 
@@ -83,7 +91,9 @@ def reference_pairs(config: CompareConfig) -> list[Pair]:
         return [Pair.of({"id": s["id"], **s}) for s in domain.reference_stories()]
     path = Path(config.reference)
     rows = list(read_rows(path))
-    if not rows or any(not isinstance(r.get(k), str) or not r[k].strip() for r in rows for k in ("instruction", "output")):
+    if not rows or any(
+        not isinstance(r.get(k), str) or not r[k].strip() for r in rows for k in ("instruction", "output")
+    ):
         raise Problem(
             f"{path} has no usable reference stories. Give a .jsonl file whose every line has instruction and output.",
             f"기준 이야기를 읽을 수 없습니다: {path}. 모든 줄에 instruction과 output이 있는 .jsonl 파일을 넣어 주세요.",
@@ -178,14 +188,20 @@ def _measure(
         written, ranges = _judge_answers(run_, config, entry, prompts, [answers[i] for i in range(len(prompts))], known)
         row |= written
         intervals |= ranges
-        row |= _speed(model, prompts) if isinstance(model, LocalModel) else {"tokens_per_second": None, "first_token_seconds": None}
+        row |= (
+            _speed(model, prompts)
+            if isinstance(model, LocalModel)
+            else {"tokens_per_second": None, "first_token_seconds": None}
+        )
         row["peak_memory_bytes"] = _peak(idle) if isinstance(model, LocalModel) else None
     finally:
         model.close()
     return row | {"intervals": intervals}
 
 
-def likelihood(model: Any, pairs: Sequence[Pair], prefix: str = "") -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+def likelihood(
+    model: Any, pairs: Sequence[Pair], prefix: str = ""
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Perplexity and bits per byte of the pairs' outputs (answer tokens with the end token only), and their intervals."""
     import numpy as np
 
@@ -259,8 +275,12 @@ def _judge_answers(
     reasons = [[f.reason for f in check_pair(p, rules)[0]] for p in pairs]
     values: dict[str, Any] = {
         "rule_pass_rate": np.array([not set(r) - off for r in reasons], float),
-        "character_rate": np.array(["missing_character" not in r and bool(a.text) for r, a in zip(reasons, answers, strict=True)], float),
-        "keyword_rate": np.array(["missing_keyword" not in r and bool(a.text) for r, a in zip(reasons, answers, strict=True)], float),
+        "character_rate": np.array(
+            ["missing_character" not in r and bool(a.text) for r, a in zip(reasons, answers, strict=True)], float
+        ),
+        "keyword_rate": np.array(
+            ["missing_keyword" not in r and bool(a.text) for r, a in zip(reasons, answers, strict=True)], float
+        ),
         "copied_rate": np.array([not known.isdisjoint(spans([a.text])) for a in answers], float),
     }
     intervals = {name: _rate(v) for name, v in values.items()}
@@ -313,7 +333,10 @@ def _speed(model: Any, prompts: list[Prompt]) -> dict[str, float]:
             rates.append((count - 1) / (time.perf_counter() - started - first))
         if number:
             firsts.append(first)
-    return {"tokens_per_second": statistics.median(rates) if rates else None, "first_token_seconds": statistics.median(firsts)}
+    return {
+        "tokens_per_second": statistics.median(rates) if rates else None,
+        "first_token_seconds": statistics.median(firsts),
+    }
 
 
 def _memory_now() -> int:
@@ -370,7 +393,14 @@ def find_leaks(known: set[str], sets: dict[str, Sequence[Pair]]) -> list[dict[st
             flat = " ".join(pair.output.split())
             shared = [s for i in range(len(flat) - SPAN + 1) if (s := flat[i : i + SPAN]) in known]
             if shared:
-                leaks.append({"set": name, "id": pair.id, "span": shared[0], "share": round(len(shared) / (len(flat) - SPAN + 1), 3)})
+                leaks.append(
+                    {
+                        "set": name,
+                        "id": pair.id,
+                        "span": shared[0],
+                        "share": round(len(shared) / (len(flat) - SPAN + 1), 3),
+                    }
+                )
     return sorted(leaks, key=lambda x: (x["set"] != "reference", -x["share"]))
 
 
@@ -402,7 +432,10 @@ def verdict(models: list[dict[str, Any]], retention: dict[str, dict[str, float |
     """One plain sentence on the best arm, by rule pass rate and then by bits per byte; bad news included."""
     arms = [m for m in models if m["who"] == "arm"]
     if not arms:
-        return {"en": "No arm has been trained yet, so nothing was distilled.", "ko": "아직 학습한 갈래가 없어 증류 결과가 없습니다."}
+        return {
+            "en": "No arm has been trained yet, so nothing was distilled.",
+            "ko": "아직 학습한 갈래가 없어 증류 결과가 없습니다.",
+        }
     arm = max(arms, key=lambda m: (m["rule_pass_rate"], -(m["bits_per_byte"] or 0)))
     bases = [m for m in models if m["who"] == "base"]
     teacher, kept = models[0], retention[arm["name"]]
@@ -419,18 +452,30 @@ def verdict(models: list[dict[str, Any]], retention: dict[str, dict[str, float |
         ko += f"; 교사의 크기 {smaller:.2f}배, 속도 {faster:.1f}배"
     gained = base is None or arm["intervals"]["rule_pass_rate"]["low"] > base["intervals"]["rule_pass_rate"]["high"]
     if share is None:
-        tail = ("the teacher passes none, so there is no quality to keep", "교사가 하나도 통과하지 못해 견줄 품질이 없습니다")
+        tail = (
+            "the teacher passes none, so there is no quality to keep",
+            "교사가 하나도 통과하지 못해 견줄 품질이 없습니다",
+        )
     elif share > 1.05:
         tail = (
             "it seems to beat its teacher, which needs an explanation (a leak, easier text or a broken teacher setting)",
             "교사보다 좋아 보이므로 까닭을 확인해야 합니다(누출, 쉬운 글, 잘못된 교사 설정)",
         )
     elif share >= TARGET:
-        tail = (f"it keeps {share:.0%} of the teacher's pass rate, which reaches the target", f"교사 통과율의 {share:.0%}를 지켜 목표에 닿았습니다")
+        tail = (
+            f"it keeps {share:.0%} of the teacher's pass rate, which reaches the target",
+            f"교사 통과율의 {share:.0%}를 지켜 목표에 닿았습니다",
+        )
     else:
-        tail = (f"it keeps only {share:.0%} of the teacher's pass rate, below the target of {TARGET:.0%}", f"교사 통과율의 {share:.0%}에 그쳐 목표 {TARGET:.0%}에 못 미칩니다")
+        tail = (
+            f"it keeps only {share:.0%} of the teacher's pass rate, below the target of {TARGET:.0%}",
+            f"교사 통과율의 {share:.0%}에 그쳐 목표 {TARGET:.0%}에 못 미칩니다",
+        )
     if not gained:
-        tail = (f"{tail[0]}; a gain over the untrained student is not shown", f"{tail[1]}. 학습 전 학생보다 나아졌다고 말할 수 없습니다")
+        tail = (
+            f"{tail[0]}; a gain over the untrained student is not shown",
+            f"{tail[1]}. 학습 전 학생보다 나아졌다고 말할 수 없습니다",
+        )
     return {"en": f"{en}): {tail[0]}.", "ko": f"{ko}). {tail[1]}."}
 
 
@@ -462,5 +507,8 @@ def table(report: dict[str, Any]) -> str:
             cells.append("-" if value is None else form.format(value / scale))
         rows.append(cells)
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
     return "\n".join([*lines, "", report["verdict"]["en"]])

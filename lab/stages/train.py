@@ -62,7 +62,9 @@ def human_pairs(count: int, seed: int) -> list[Pair]:
         # An instruction may not ask for a tone or an opening that the template does not have.
         asking = rng.choice([p for p in domain.phrasings() if not {"moral", "tone", "opening"} & set(p["uses"])])
         instruction, output = domain.fill(asking["text"], slots), domain.fill(template["text"], slots)
-        made[instruction + output] = Pair(content_id(instruction, output), instruction, output, character, words, teacher="human")
+        made[instruction + output] = Pair(
+            content_id(instruction, output), instruction, output, character, words, teacher="human"
+        )
     return list(made.values())
 
 
@@ -134,7 +136,9 @@ def run(run_: Run, config: TrainConfig, progress: Progress) -> dict[str, Any]:
 
     from lab.models import fingerprint, resolve
 
-    inputs = content_id(as_json(config), [p.id for p in train], [p.id for p in test], fingerprint(resolve(config.student)))
+    inputs = content_id(
+        as_json(config), [p.id for p in train], [p.id for p in test], fingerprint(resolve(config.student))
+    )
     same = read_json(folder / "inputs.json", {}).get("hash") == inputs
     done = run_.done("train", config.arm)
     if same and done and ((folder / "adapter").exists() or (folder / "model").exists()):
@@ -233,7 +237,8 @@ def _train(
         )
         if lora
         else None,
-        callbacks=[_logger(folder / "log.jsonl", progress)] + ([EarlyStoppingCallback(3)] if config.early_stopping and evaluate else []),
+        callbacks=[_logger(folder / "log.jsonl", progress)]
+        + ([EarlyStoppingCallback(3)] if config.early_stopping and evaluate else []),
     )
     # It prints to stdout, where a caller may expect nothing but one JSON object; TRL's card names no licence.
     trainer.remove_callback(PrinterCallback)
@@ -320,15 +325,14 @@ def _logger(log: Path, progress: Progress) -> Any:
                 if not math.isfinite(row.get("grad_norm", 0)):
                     row["grad_norm"] = None
                 progress.step(state.global_step, stop=False, loss=row["loss"])
+                # Every step is logged, and the trainer looks whether to save right after.
+                if progress.stopping and state.global_step < state.max_steps:
+                    control.should_save = control.should_training_stop = True
             elif "eval_loss" in logs:
                 row = {"eval_loss": logs["eval_loss"]}
             else:
                 return
             append_rows(log, [{"step": state.global_step, **row, "seconds": round(now - self.at, 4)}])
             self.at = now
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if progress.stopping and state.global_step < state.max_steps:
-                control.should_save = control.should_training_stop = control.should_log = True
 
     return Logger()
