@@ -68,8 +68,10 @@ def entries(run_: Run, config: CompareConfig) -> list[Entry]:
     teacher = run_.config("generate")
     students = [run_.config("train", a).student for a in arms] or [run_.config("train").student]
     bases = [Entry("base", s, s) for s in dict.fromkeys(students) if not s.startswith("scratch:")]
+    # Imported pairs have no teacher to stand beside the student.
+    teachers = [Entry("teacher", teacher.teacher, teacher.teacher, teacher.revision)] if teacher.teacher else []
     return [
-        Entry("teacher", teacher.teacher, teacher.teacher, teacher.revision),
+        *teachers,
         *bases,
         *(Entry("arm", a, f"run:{run_.id}/{a}") for a in arms),
     ]
@@ -125,7 +127,8 @@ def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
     for number, entry in enumerate(models):
         before = number * len(prompts)
         measured.append(_measure(run_, config, progress, entry, before, test, reference, prompts, known, idle))
-    retention = {m["name"]: retained(m, measured[0]) for m in measured if m["who"] == "arm"}
+    teachers = [m for m in measured if m["who"] == "teacher"]
+    retention = {m["name"]: retained(m, t) for t in teachers for m in measured if m["who"] == "arm"}
     leaks = find_leaks(known, {"test": test, "reference": reference})
     report = {
         "prompts": len(prompts),
@@ -438,9 +441,16 @@ def verdict(models: list[dict[str, Any]], retention: dict[str, dict[str, float |
         }
     arm = max(arms, key=lambda m: (m["rule_pass_rate"], -(m["bits_per_byte"] or 0)))
     bases = [m for m in models if m["who"] == "base"]
-    teacher, kept = models[0], retention[arm["name"]]
     base = next((b for b in bases if b.get("tokenizer") == arm.get("tokenizer")), bases[0] if bases else None)
-    share, rates = kept["rule_pass_rate"], f"{arm['rule_pass_rate']:.0%}"
+    rates = f"{arm['rule_pass_rate']:.0%}"
+    if arm["name"] not in retention:
+        before = f"{base['rule_pass_rate']:.0%}" if base else "-"
+        return {
+            "en": f"Of the stories of arm {arm['name']}, {rates} pass all rules (untrained student {before}); there is no teacher to compare with, the pairs were brought along.",
+            "ko": f"{arm['name']} 갈래의 이야기 가운데 {rates} 이(가) 모든 규칙을 통과했습니다(학습 전 학생 {before}). 직접 가져온 쌍이라 견줄 교사가 없습니다.",
+        }
+    teacher, kept = models[0], retention[arm["name"]]
+    share = kept["rule_pass_rate"]
     faster, smaller = kept["tokens_per_second"], kept["size_bytes"]
     en = f"Of the stories of arm {arm['name']}, {rates} pass all rules (teacher {teacher['rule_pass_rate']:.0%}"
     ko = f"갈래 {arm['name']}: 이야기의 {rates}가 모든 규칙을 통과했습니다(교사 {teacher['rule_pass_rate']:.0%}"
