@@ -76,7 +76,9 @@ def comparison(models: list[dict[str, Any]], measure: str, language: str) -> Any
         textfont={"color": "#ffffff"},
         textangle=0,
         insidetextanchor="start",
-        error_y={
+        error_y=None
+        if not any(bounds)
+        else {
             "type": "data",
             "symmetric": False,
             "array": [max(0.0, b[1] - v) if b else None for v, b in zip(values, bounds, strict=True)],

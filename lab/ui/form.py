@@ -12,7 +12,7 @@ from lab import jobs
 from lab.config import STAGES, StageConfig, as_flags, checked
 from lab.problems import Problem
 from lab.run import Run
-from lab.ui.page import QUIET, Page, find, needed, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, told
 from lab.ui.texts import say
 
 
@@ -102,4 +102,4 @@ def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
 
     page.run.change(stored, page.run, inputs, **QUIET).then(line, [page.run, *inputs], command, **QUIET)
     gr.on([x.input for x in inputs], line, [page.run, *inputs], command, **QUIET)
-    start.click(begin, [page.run, page.language, *inputs], None, **QUIET)
+    start.click(begin, [page.run, page.language, *inputs], None, **ACT)

@@ -10,12 +10,11 @@ from lab import jobs
 from lab.config import PRESETS
 from lab.problems import Problem
 from lab.run import new_run, runs
-from lab.ui.page import QUIET, Page, find, needed, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, told
 from lab.ui.texts import preferred, say
 
-
 DROP = (
-    '<svg viewBox="0 0 24 24" width="26" height="26" aria-hidden="true" style="vertical-align:-4px;margin-right:.35rem">'
+    '<svg viewBox="0 0 24 24" width="26" height="26" aria-hidden="true" style="display:inline-block;vertical-align:-4px;margin-right:.35rem">'
     '<path d="M12 2C9 7 5 10.5 5 15a7 7 0 0 0 14 0c0-4.5-4-8-7-13z" fill="#a8502f"/>'
     '<path d="M8.5 15a3.5 3.5 0 0 0 3.5 3.5" fill="none" stroke="#fff" stroke-width="1.6" stroke-linecap="round"/></svg>'
 )
@@ -45,6 +44,7 @@ def build() -> Page:
         language = gr.Radio(
             [("한국어", "ko"), ("English", "en")],
             value="ko",
+            label="언어 · Language",
             container=False,
             scale=1,
             min_width=180,
@@ -57,7 +57,7 @@ def build() -> Page:
     page = Page(run, language)
     hello = page.label(gr.HTML(welcome("ko")), lambda lang: {"value": welcome(lang)})
     page.label(head, lambda lang: {"value": title(lang)})
-    page.label(run, label="run", info="run_info")
+    page.label(run, label="run")
     page.label(pairs, label="whole_pairs")
     page.label(whole, value="whole")
     with (
@@ -91,8 +91,8 @@ def build() -> Page:
         except Problem:
             return gr.skip()
 
-    new.click(make, [preset, named, language], [run, named, hello, drawer], **QUIET)
-    whole.click(everything, [run, language, pairs], None, **QUIET)
+    new.click(make, [preset, named, language], [run, named, hello, drawer], **ACT)
+    whole.click(everything, [run, language, pairs], None, **ACT)
     run.change(planned, run, pairs, **QUIET)
     page.greeting = hello
     page.drawer = drawer

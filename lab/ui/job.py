@@ -11,7 +11,7 @@ from lab import jobs
 from lab.config import STAGES
 from lab.problems import Problem
 from lab.run import Run
-from lab.ui.page import QUIET, Page, find, needed, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, told
 from lab.ui.texts import say
 
 SECONDS = 1.5
@@ -93,8 +93,8 @@ def build(page: Page) -> tuple[list[Any], Any]:
             raise told(problem, language) from None
 
     chosen = [page.run, page.language]
-    stop.click(ask_stop, chosen, None, **QUIET)
-    go_on.click(resume, chosen, None, **QUIET)
+    stop.click(ask_stop, chosen, None, **ACT)
+    go_on.click(resume, chosen, None, **ACT)
     return [strip, text, stop, go_on], look
 
 
@@ -111,11 +111,19 @@ def bind(page: Page, outputs: list[Any], look: Any) -> Any:
         run, rest = find(run_id), iter(values)
         stamps = [view.stamp(run, language) for view in page.views]
         drawn: list[Any] = []
+        shown = look(run_id, language)
         for i, view in enumerate(page.views):
             given = [next(rest) for _ in view.inputs]
-            same = i < len(before) and before[i] == stamps[i]
-            drawn += [gr.skip() for _ in view.outputs] if same else view.fill(run_id, language, *given)
-        return [*look(run_id, language), stamps, *drawn]
+            if i < len(before) and before[i] == stamps[i]:
+                drawn += [gr.skip() for _ in view.outputs]
+                continue
+            try:
+                drawn += view.fill(run_id, language, *given)
+            except Problem as problem:
+                drawn += [gr.skip() for _ in view.outputs]
+                stamps[i] = ""  # looked at again at the next tick, so that the message stays until it is mended
+                shown[1] = panel(jobs.Job(state="failed", error={"en": problem.en, "ko": problem.ko}), language)
+        return [*shown, stamps, *drawn]
 
     gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look_again, inputs, everything, **QUIET)
     return look_again, inputs, everything

@@ -16,6 +16,9 @@ from lab.ui.texts import say
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """How light handlers are bound: at once, without a spinner, not in the API."""
 
+ACT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 8}
+"""How buttons are bound that tell something: only the queue carries gr.Info and gr.Error to the browser."""
+
 
 @dataclass
 class Page:
@@ -72,13 +75,8 @@ class View:
         return f"{run and run.id} {language} " + " ".join(map(_age, self.files(run) if run else ()))
 
     def fill(self, run_id: str | None, language: str, *values: Any) -> Any:
-        """The outputs' new values; when a file cannot be read, a warning that says so."""
-        try:
-            found = self.make(find(run_id), language, *values)
-        except Problem as problem:
-            gr.Warning(problem.text(language), title=say("unreadable", language))
-            return [gr.skip() for _ in self.outputs]
-        return found
+        """The outputs' new values. Raises Problem when a file cannot be read."""
+        return self.make(find(run_id), language, *values)
 
 
 def _age(path: Path) -> str:

@@ -8,9 +8,7 @@ TEXTS: dict[str, dict[str, str]] = {
     "ko": {
         "title": "동화 증류소",
         "subtitle": "큰 교사 모델이 쓴 동화를 걸러, 작은 학생 모델에게 가르칩니다.",
-        "language": "언어",
         "run": "실험",
-        "run_info": "지금 보고 있는 실험",
         "new_title": "새 실험의 이름",
         "new_hint": "비워 두면 날짜로 짓습니다",
         "preset": "프리셋",
@@ -126,14 +124,11 @@ TEXTS: dict[str, dict[str, str]] = {
         "length": "{n}자",
         "cut_off": "길이 제한에서 끊김",
         "nothing_asked": "부탁할 말을 먼저 적어 주세요.",
-        "unreadable": "이 결과를 읽을 수 없습니다",
     },
     "en": {
         "title": "Fairytale Distillery",
         "subtitle": "A large teacher writes Korean fairytales; the good ones teach a small student.",
-        "language": "Language",
         "run": "Run",
-        "run_info": "The experiment on this page",
         "new_title": "Name of the new run",
         "new_hint": "Left empty, it is named by date",
         "preset": "Preset",
@@ -249,7 +244,6 @@ TEXTS: dict[str, dict[str, str]] = {
         "length": "{n} characters",
         "cut_off": "cut off at the limit",
         "nothing_asked": "Write a request first.",
-        "unreadable": "This result cannot be read",
     },
 }
 

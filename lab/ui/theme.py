@@ -45,13 +45,13 @@ CSS = """
 .story mark { color:inherit; border-radius:.25rem; padding:0 .12em; background:#ffe6a8; } .story mark.word { background:#cfe6f7; }
 .story mark.fault { background:#ffd0ba; border-bottom:2px solid #D55E00; }
 .dark .story mark { background:#6b5316; } .dark .story mark.word { background:#1f4a66; } .dark .story mark.fault { background:#7c3516; }
-.scroll { overflow-x:auto; } .measures { border:0 !important; border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
+.scroll { overflow-x:auto; } .measures, .measures tr { border:0 !important; } .measures { border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
 .measures th, .measures td { text-align:right; padding:.5rem .7rem; border:0 !important; border-bottom:1px solid var(--line) !important; white-space:nowrap; }
 .measures th:first-child, .measures td:first-child { text-align:left; } .measures small { color:var(--soft); display:block; font-weight:400; }
 .count { color:var(--soft); font-size:.86rem; }
 footer { display:none !important; }
 @media (max-width:640px) {
-  button[role=tab] { padding:.5rem .4rem !important; font-size:.85rem !important; }
+  .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
   .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.86rem; white-space:normal; }
 }

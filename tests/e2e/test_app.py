@@ -67,7 +67,7 @@ def test_a_newcomer_makes_a_run_and_walks_all_tabs_in_both_languages(address, br
     ko, en = TEXTS["ko"], TEXTS["en"]
     expect(page.get_by_text(ko["welcome_next"])).to_be_visible(timeout=20_000)
     page.locator("#whole").click()
-    expect(page.get_by_text(ko["no_run"])).to_be_visible()
+    expect(page.get_by_text(ko["no_run"]).first).to_be_visible()
     page.locator("#new").click()
     expect(page.get_by_text(ko["empty_generate"])).to_be_visible()
     expect(page.get_by_text(ko["welcome_next"])).to_be_hidden()
