@@ -72,7 +72,11 @@ def rolled() -> str:
 def speakers(run: Run) -> tuple[tuple[str, str], tuple[str, str]]:
     """(key of who it is, SPEC) of both columns: the teacher, and the newest finished arm or else the student base."""
     arms = run.finished_arms()
-    student = ("student", f"run:{run.id}/{arms[-1]}") if arms else ("base", run.config("train").student)
+    student = (
+        ("student", f"run:{run.id}/{arms[-1]}")
+        if arms
+        else ("base", run.config("train", next(iter(run.arms()[-1:]), "")).student)
+    )
     return ("teacher", run.config("generate").teacher), student
 
 
@@ -97,7 +101,7 @@ def answer(
 
     run = needed(run_id, language)
     if not prompt.strip():
-        raise gr.Error(say("nothing_asked", language), print_exception=False)
+        raise gr.Error(say("nothing_asked", language), title=say("error", language), print_exception=False)
     asked = [[*plain(history), {"role": "user", "content": prompt.strip()[:LONGEST]}] for history in (left, right)]
     yield [*asked, note(say("loading", language)), note(say("loading", language))]
     try:

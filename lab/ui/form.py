@@ -86,7 +86,7 @@ def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
             jobs.start(run, [*configured(run, values), "--json"])
         except Problem as problem:
             raise told(problem, language) from None
-        gr.Info(say("started", language))
+        gr.Info(say("started", language), title=say("notice", language))
 
     def stored(run_id: str | None) -> list[Any]:
         run = find(run_id)

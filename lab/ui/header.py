@@ -73,7 +73,7 @@ def build() -> Page:
             made = new_run(preset_name, name.strip())
         except Problem as problem:
             raise told(problem, lang) from None
-        gr.Info(say("made", lang, title=made.meta()["title"]))
+        gr.Info(say("made", lang, title=made.meta()["title"]), title=say("notice", lang))
         return [gr.update(choices=choices(), value=made.id), "", gr.update(visible=False), gr.update(open=False)]
 
     def everything(run_id: str | None, lang: str, count: float) -> None:
@@ -82,7 +82,7 @@ def build() -> Page:
             jobs.start(at, ["run", at.id, "--pairs", str(int(count or 200)), "--json"])
         except Problem as problem:
             raise told(problem, lang) from None
-        gr.Info(say("started", lang))
+        gr.Info(say("started", lang), title=say("notice", lang))
 
     def planned(run_id: str | None) -> Any:
         at = find(run_id)

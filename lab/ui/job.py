@@ -83,7 +83,7 @@ def build(page: Page) -> tuple[list[Any], Any]:
 
     def ask_stop(run_id: str | None, language: str) -> None:
         jobs.stop(needed(run_id, language))
-        gr.Info(say("stopping", language))
+        gr.Info(say("stopping", language), title=say("notice", language))
 
     def resume(run_id: str | None, language: str) -> None:
         run = needed(run_id, language)

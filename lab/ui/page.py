@@ -99,10 +99,10 @@ def needed(run_id: str | None, language: str) -> Run:
     """The chosen run; tells the visitor to choose one when there is none."""
     run = find(run_id)
     if run is None:
-        raise gr.Error(say("no_run", language), print_exception=False)
+        raise gr.Error(say("no_run", language), title=say("error", language), print_exception=False)
     return run
 
 
 def told(problem: Problem, language: str) -> gr.Error:
     """A problem as the message that pops up."""
-    return gr.Error(problem.text(language), duration=None, print_exception=False)
+    return gr.Error(problem.text(language), duration=None, title=say("error", language), print_exception=False)

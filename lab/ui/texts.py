@@ -123,6 +123,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "speed": "초당 {n}토큰",
         "length": "{n}자",
         "cut_off": "길이 제한에서 끊김",
+        "notice": "알림",
+        "error": "확인해 주세요",
         "nothing_asked": "부탁할 말을 먼저 적어 주세요.",
     },
     "en": {
@@ -243,6 +245,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "speed": "{n} tokens/s",
         "length": "{n} characters",
         "cut_off": "cut off at the limit",
+        "notice": "Note",
+        "error": "Please check",
         "nothing_asked": "Write a request first.",
     },
 }
