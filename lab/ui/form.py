@@ -48,8 +48,8 @@ def _field(page: Page, knob: Any, value: Any) -> Any:
     return page.label(made, lambda language: {"label": meta[language], "info": meta[f"help_{language}"] or None})
 
 
-def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
-    """The form of ``stage`` with the fields of ``preset``; ``always`` holds values that the app sets itself."""
+def build(page: Page, stage: str, preset: StageConfig, locked: bool = False, **always: Any) -> None:
+    """The form of ``stage``, filled from ``preset``; ``always`` holds values that the app fills in itself, ``locked`` for good."""
     knobs = fields(STAGES[stage])
     made: dict[str, Any] = {}
     with page.label(gr.Accordion("", open=False), label="settings"):
@@ -69,7 +69,7 @@ def build(page: Page, stage: str, preset: StageConfig, **always: Any) -> None:
     inputs = [made[k.name] for k in knobs]
 
     def configured(run: Run, values: tuple[Any, ...]) -> list[str]:
-        given = dict(zip((k.name for k in knobs), values, strict=True))
+        given = dict(zip((k.name for k in knobs), values, strict=True)) | (always if locked else {})
         base = run.config(stage, given["arm"]) if stage == "train" else run.config(stage)
         return [stage, run.id, *flags(checked(base, **given), base)]
 

@@ -19,9 +19,10 @@ FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 def build(page: Page) -> None:
     """Make the tab. A shared Space would upload with its own token, so there the form can only preview."""
     page.about("about_publish")
-    if os.environ.get("SPACE_ID"):
+    shared = bool(os.environ.get("SPACE_ID"))
+    if shared:
         page.about("space_dry")
-    form.build(page, "publish", preset_config("publish", "mini"), dry_run=True)
+    form.build(page, "publish", preset_config("publish", "mini"), locked=shared, dry_run=True)
     empty = gr.HTML()
     made = []
     with gr.Tabs():
