@@ -154,6 +154,8 @@ def test_a_finished_arm_is_not_trained_twice(run_: Run, student: str) -> None:
     first = stage.run(run_, config(student, epochs=1.0), Progress(run_, "train", []))
     again = stage.run(run_, config(student, epochs=1.0), Progress(run_, "train", []))
     assert again["seconds"] == first["seconds"] and run_.done("train", "distilled")["steps"] == first["steps"]
+    with pytest.raises(Problem, match="adapter itself"):
+        stage.run(run_, config(f"run:{run_.id}/distilled", arm="second"), Progress(run_, "train", []))
 
 
 def test_data_of_an_arm(run_: Run, student: str) -> None:

@@ -139,9 +139,15 @@ def run(run_: Run, config: TrainConfig, progress: Progress) -> dict[str, Any]:
     inputs = content_id(
         as_json(config), [p.id for p in train], [p.id for p in test], fingerprint(resolve(config.student))
     )
+    if config.method == "lora" and (Path(resolve(config.student)) / "adapter_config.json").exists():
+        raise Problem(
+            f"{config.student} is an adapter itself, and an adapter on an adapter could not be opened later. Train its base, or use method full.",
+            f"이미 어댑터인 학생에는 어댑터를 더 얹을 수 없습니다: {config.student}. 바탕 모델을 학습하거나 full 방법을 골라 주세요.",
+        )
     same = read_json(folder / "inputs.json", {}).get("hash") == inputs
     done = run_.done("train", config.arm)
     if same and done and ((folder / "adapter").exists() or (folder / "model").exists()):
+        progress.begin("train", done["steps"], done["steps"])
         run_.finish("train", {k: v for k, v in done.items() if k not in ("inputs", "at")}, config.arm)
         return done
     run_.begin("train", config, config.arm)
