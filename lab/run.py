@@ -105,7 +105,7 @@ class Run:
         """Give the run another title."""
         write_json(self.folder / "run.json", self.meta() | {"title": title.strip()[:120] or self.id})
 
-    def config(self, stage: str, arm: str = "", **changes: Any) -> StageConfig:
+    def config(self, stage: str, arm: str = "", /, **changes: Any) -> StageConfig:
         """What the stage was last run with, else the preset's configuration; then ``changes``."""
         base = preset_config(stage, self.meta().get("preset", "mini"))
         stored = read_json(self.stage_folder(stage, arm) / "config.json", {})
