@@ -60,8 +60,8 @@ class Recipe:
 
 
 RECIPES = {
-    "teacher": Recipe(320, 6, 5, 1024, 4096, ((1500, 0.0, 0.02), (130, 0.8, 0.02), (500, 0.1, 0.012)), 3e-3, 0.0, 1),
-    "student": Recipe(160, 4, 4, 448, 4096, ((250, 0.9, 0.02), (900, 0.1, 0.02)), 4e-3, 0.6, 2),
+    "teacher": Recipe(320, 6, 5, 1024, 4096, ((1500, 0.0, 0.02), (130, 0.8, 0.02)), 3e-3, 0.0, 1),
+    "student": Recipe(160, 4, 4, 448, 4096, ((250, 0.1, 0.02),), 4e-3, 0.6, 2),
 }
 TEMPLATES_HELD_OUT = 40
 
@@ -306,7 +306,7 @@ def _copying(rng: random.Random, tokens: int) -> tuple[torch.Tensor, torch.Tenso
     Stories alone never taught the models to copy: 1,500 steps memorised every plot and still named the asked
     character in 5 of 100 stories. These strings can be foretold in no other way.
     """
-    length = rng.choice((16, 24, 32, 48))
+    length = rng.choice((8, 12, 16, 24, 32, 40))
     generator = torch.Generator().manual_seed(rng.getrandbits(48))
     half = torch.randint(3, VOCABULARY, (tokens // (2 * length), length), generator=generator)
     ids = torch.cat([half, half], dim=1)
