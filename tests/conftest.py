@@ -9,6 +9,8 @@ import pytest
 
 os.environ["LAB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Read when huggingface_hub is first imported, by whichever test comes first: uploads go by LFS; the Xet test has its own process.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
