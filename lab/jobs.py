@@ -43,10 +43,7 @@ class Job:
 def start(run: Run, args: list[str]) -> None:
     """Spawn ``python -m lab ARGS`` as a worker in its own process group; Problem if one is at work on this run."""
     if look(run).state in GOING:
-        raise Problem(
-            f"Run {run.id} already has a job at work. Wait for it or stop it first.",
-            f"실험 {run.id} 에 이미 진행 중인 작업이 있습니다. 끝나기를 기다리거나 먼저 멈춰 주세요.",
-        )
+        raise _busy(run)
     run.stop_file.unlink(missing_ok=True)
     try:
         with run.worker_log.open("ab") as log:
@@ -86,13 +83,9 @@ def look(run: Run) -> Job:
 @contextmanager
 def at_work(run: Run, command: str, argv: list[str], say: bool) -> Iterator[Progress]:
     """The frame of every heavy command: registers the job, waits for the machine, records how it ended."""
-    current = look(run)
     mine = (read_json(run.job_file) or {}).get("pid") == os.getpid()
-    if current.state in GOING and not mine:
-        raise Problem(
-            f"Run {run.id} already has a job at work. Wait for it or stop it first.",
-            f"실험 {run.id} 에 이미 진행 중인 작업이 있습니다. 끝나기를 기다리거나 먼저 멈춰 주세요.",
-        )
+    if not mine and look(run).state in GOING:
+        raise _busy(run)
     if not mine:
         run.stop_file.unlink(missing_ok=True)
     progress = Progress(run, command, argv, say)
@@ -146,6 +139,13 @@ def _machine(progress: Progress) -> Iterator[None]:
             yield
     finally:
         ticket.unlink(missing_ok=True)
+
+
+def _busy(run: Run) -> Problem:
+    return Problem(
+        f"Run {run.id} already has a job at work. Wait for it or stop it first.",
+        f"실험 {run.id} 에 이미 진행 중인 작업이 있습니다. 끝나기를 기다리거나 먼저 멈춰 주세요.",
+    )
 
 
 def _born(pid: int) -> str:

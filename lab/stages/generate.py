@@ -29,7 +29,10 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
     """
     from lab.models import Sampling, open_model
 
-    prompts = domain.prompts(config.pairs, config.seed, domain.Grid.of(config.characters, config.words))
+    there = {pair.id for pair in run_.pairs()}
+    # A longer list begins with the shorter one, so this also knows the rows of a run that once asked for more.
+    known = domain.prompts(len(there) + config.pairs, config.seed, domain.Grid.of(config.characters, config.words))
+    prompts = known[: config.pairs]
     if len(prompts) < config.pairs:
         raise Problem(
             f"The grid holds only {len(prompts)} different prompts, {config.pairs} are asked for. Add characters or words.",
@@ -37,22 +40,16 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
         )
     model = open_model(config.teacher, config.revision)
     try:
-        ids = [row_id(p, config, model.revision) for p in prompts]
-        repair(run_.pairs_file)
-        there = {pair.id for pair in run_.pairs()}
-        foreign = there - {
-            row_id(p, config, model.revision)
-            for p in domain.prompts(
-                len(there) + config.pairs, config.seed, domain.Grid.of(config.characters, config.words)
-            )
-        }
+        ids = [row_id(p, config, model.revision) for p in known]
+        foreign = there - set(ids)
         if foreign:
             raise Problem(
                 f"This run holds {len(foreign)} pairs of another setting (teacher, seed, sampling or grid). Make a new run, or go on with the old setting.",
                 f"이 실험에는 다른 설정(교사, 시드, 표집, 목록)으로 쓴 쌍이 {len(foreign)}개 있습니다. 새 실험을 만들거나 예전 설정으로 이어 가 주세요.",
             )
+        repair(run_.pairs_file)
         run_.begin("generate", config)
-        todo = [i for i, id_ in enumerate(ids) if id_ not in there]
+        todo = [i for i in range(len(prompts)) if ids[i] not in there]
         done = len(prompts) - len(todo)
         progress.begin("generate", len(prompts), done)
         sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
