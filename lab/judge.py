@@ -9,8 +9,10 @@ a local instruct model (the expectation over its digit tokens), and an endpoint 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -49,6 +51,18 @@ def judge_pairs(pairs: Sequence[Pair], spec: str) -> list[Opinion]:
     if spec == "mini":
         return _mini(pairs)
     return _endpoint(pairs, spec) if spec.startswith("api:") else _local(pairs, spec)
+
+
+def identity(spec: str) -> str:
+    """A name for the judge that changes when its answers may: weights of a local one, address of an endpoint."""
+    from lab.models import fingerprint, resolve
+
+    if spec == "mini":
+        trained = hashlib.sha256(MODEL_FILE.read_bytes() if MODEL_FILE.exists() else b"").hexdigest()[:12]
+        return f"mini {trained} {fingerprint(resolve('mini:teacher'))}"
+    if spec.startswith("api:"):
+        return f"{spec} {os.environ.get('OPENAI_BASE_URL', '')}".strip()
+    return f"{spec} {fingerprint(resolve(spec))}"
 
 
 def same_family(judge: str, teachers: Sequence[str]) -> str:

@@ -51,6 +51,16 @@ class Run:
         return self.folder / "filter" / "reviews.jsonl"
 
     @property
+    def sample_file(self) -> Path:
+        """The rows drawn for human review, with the size of the stratum that each stands for."""
+        return self.folder / "filter" / "sample.json"
+
+    @property
+    def judged_file(self) -> Path:
+        """Every opinion of a judge, so that no judge is asked twice."""
+        return self.folder / "filter" / "judged.jsonl"
+
+    @property
     def dataset_folder(self) -> Path:
         """The kept pairs as a datasets.DatasetDict."""
         return self.folder / "filter" / "dataset"
@@ -140,7 +150,7 @@ class Run:
         """A hash of the files that the stage reads; when it differs from done.json the stage is stale."""
         inputs = {
             "generate": [],
-            "filter": [self.pairs_file],
+            "filter": [self.pairs_file, self.reviews_file],
             "train": [self.pairs_file, self.verdicts_file],
             "compare": [
                 self.pairs_file,

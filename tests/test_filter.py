@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import load_from_disk
 
+from lab import judge
 from lab.config import FilterConfig
 from lab.problems import Problem
 from lab.progress import Progress
@@ -67,10 +71,31 @@ def test_rules_and_near_duplicates_reach_the_targets_on_filter_dev(run_: Run) ->
 
 def test_of_near_duplicates_the_first_without_another_fault_survives() -> None:
     a = "토끼는 아침 일찍 일어나 당근밭에 물을 주고 노래를 불렀어요. 당근이 쑥쑥 자랐지요."
-    b = a.replace("노래를", "콧노래를")
-    assert set(stage.near_duplicates([a, b], [True, True])) == {1}
-    assert stage.near_duplicates([a, b], [False, True]) == {}
-    assert stage.near_duplicates([a], [True], [("known", b)])[0][0] == "known"
+    b, other = a.replace("노래를", "콧노래를"), "여우는 밤마다 언덕에 올라 별을 세다가 스르르 잠이 들었답니다."
+    both = stage.sketch([a, other, b])
+    assert stage.near_duplicates(both, [True, True, True]) == {2: (0, pytest.approx(0.86, abs=0.01))}
+    assert stage.near_duplicates(both, [False, True, True]) == {}
+    assert set(stage.near_duplicates(both, [True, True, False])) == {2}
+    # Reference stories come first and are never themselves called copies.
+    assert set(stage.near_duplicates(stage.sketch([a, a, b]), [True] * 3, known=2)) == {2}
+
+
+def test_retouched_copies_are_found_with_a_measured_recall() -> None:
+    """Of 200 stories with words replaced until half of the shingles differ, at most one in twenty escapes the banding."""
+    rng = random.Random(0)
+    letters = [chr(c) for c in range(0xAC00, 0xAC00 + 2000)]
+    texts, similar = [], []
+    for _ in range(200):
+        words = ["".join(rng.choices(letters, k=3)) for _ in range(80)]
+        changed = [w if rng.random() > 0.16 else "".join(rng.choices(letters, k=3)) for w in words]
+        texts += [" ".join(words), " ".join(changed)]
+    sets, bands = stage.sketch(texts)
+    for i in range(0, 400, 2):
+        both = len(np.intersect1d(sets[i], sets[i + 1]))
+        similar.append(both / (len(sets[i]) + len(sets[i + 1]) - both) >= stage.SAME)
+    found = stage.near_duplicates((sets, bands), [True] * 400)
+    assert sum(similar) > 100 and len(found) >= 0.95 * sum(similar)
+    assert all(found[i][0] == i - 1 for i in found)
 
 
 def test_recut_moves_limits_rules_scores_and_shares_without_measuring_again() -> None:
@@ -113,6 +138,89 @@ def test_an_empty_run_is_a_problem() -> None:
         filtered(new_run())
 
 
-def test_the_pass_curve_falls() -> None:
-    curve = stage.pass_curve([1.0, 3.0, 5.0, None])
-    assert curve[0] == (1.0, 1.0) and curve[-1][1] == pytest.approx(1 / 3)
+def verdicts(count: int = 300) -> list[Verdict]:
+    """Rows of every kind: judged or not, with and without faults, some with a person's word."""
+    rng = random.Random(1)
+    rows = []
+    for i in range(count):
+        found = {reason: None for reason in ("repetition", "pii") if rng.random() < 0.15}
+        human = {"human": rng.randint(0, 1)} if rng.random() < 0.1 else {}
+        score = None if rng.random() < 0.1 else round(rng.uniform(1, 5), 2)
+        rows.append(Verdict(str(i), False, (), {"chars": rng.randint(100, 700), "found": found} | human, score))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"keep_top": 0.3}, {"off": "low_score"}, {"off": "pii,below_cut", "keep_top": 0.5}]
+)
+def test_the_curve_is_what_cutting_at_each_threshold_gives(knobs: dict) -> None:
+    table = stage.Table.of(verdicts())
+    points = stage.curve(table, FilterConfig(**knobs))
+    assert [t for t, _ in points] == [round(1 + 0.1 * i, 1) for i in range(41)]
+    for threshold, rate in points:
+        assert rate == stage.cut(table, FilterConfig(**knobs, min_score=threshold)).kept.mean()
+
+
+def test_a_reason_s_cost_is_what_switching_it_off_brings_back() -> None:
+    table = stage.Table.of(v for v in verdicts() if "human" not in v.scores)
+    cost = stage.cut(table, FilterConfig()).alone()
+    kept = stage.cut(table, FilterConfig()).kept.sum()
+    assert set(cost) == {"repetition", "pii", "too_short", "too_long", "low_score"}
+    for reason, count in cost.items():
+        assert stage.cut(table, FilterConfig(off=reason)).kept.sum() - kept == count > 0
+
+
+def test_a_new_cut_is_saved_without_measuring_and_sets_the_run_s_options(run_: Run) -> None:
+    filtered(run_)
+    before = list(run_.verdicts())
+    facts = stage.apply_cut(run_, FilterConfig(min_chars=300))
+    after = list(run_.verdicts())
+    assert facts["kept"] == sum(v.kept for v in after) < sum(v.kept for v in before)
+    assert [v.scores for v in after] == [v.scores for v in before]
+    assert run_.config("filter").min_chars == 300 and run_.state("filter") == "done"
+    assert load_from_disk(str(run_.dataset_folder))["train"].num_rows < facts["pairs"]
+
+
+def test_no_cut_while_a_job_may_read_the_verdicts(run_: Run) -> None:
+    filtered(run_)
+    Progress(run_, "train", []).write(state="running", pid=os.getpid(), stage="train", total=1, done=0)
+    with pytest.raises(Problem, match="job at work"):
+        stage.apply_cut(run_, FilterConfig())
+
+
+def test_a_word_in_the_ledger_decides_over_reviewers_and_an_undone_word_is_none(run_: Run) -> None:
+    stage.set_manual(run_, "d001", False, "가")
+    stage.set_manual(run_, "d001", False, "나")
+    stage.set_manual(run_, "d001", True, stage.BY_HAND)
+    stage.set_manual(run_, "d002", False, "가")
+    stage.set_manual(run_, "d002", None, "가", note=stage.UNDO)
+    assert stage.human_verdicts(run_) == {"d001": True}
+
+
+def test_a_new_word_of_a_person_makes_the_filter_stale(run_: Run) -> None:
+    filtered(run_)
+    stage.set_manual(run_, "d001", False, "가")
+    assert run_.state("filter") == "stale"
+    stage.apply_cut(run_, run_.config("filter"))
+    assert run_.state("filter") == "done"
+
+
+def test_a_judge_is_not_asked_twice_and_unreadable_answers_are_their_own_bucket(
+    run_: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def judge_pairs(pairs: list[Pair], spec: str) -> list:
+        asked.extend(p.id for p in pairs)
+        return [(None, "") if p.id == "d001" else (4.0, "좋아요") for p in pairs]
+
+    monkeypatch.setattr(judge, "judge_pairs", judge_pairs)
+    facts = filtered(run_, judge="api:x")
+    first = {v.id: v for v in run_.verdicts()}
+    assert facts["unparsable"] == 1 and first["d001"].kept and first["d001"].scores["unparsable"]
+    assert first["d002"].judge == 4 and first["d002"].scores["judge_reason"] == "좋아요"
+    count = len(asked)
+    filtered(run_, judge="api:x")
+    assert asked[count:] == ["d001"]
+    filtered(run_, judge="api:y")
+    assert len(asked) == 2 * count + 1
