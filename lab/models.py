@@ -1,6 +1,6 @@
 """Models behind one door: open by SPEC, write answers in batches, score given answers.
 
-SPEC: a Hub id, a local folder, ``mini:teacher``, ``mini:student``, ``run:RUN/ARM`` or ``api:MODEL``.
+SPEC: a Hub id, a local folder or .gguf file, ``mini:teacher``, ``mini:student``, ``run:RUN/ARM`` or ``api:MODEL``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
+    DynamicLayer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lab.domain import DATA
+from lab.endpoint import EndpointModel
 from lab.problems import Problem
 from lab.records import Answer
 from lab.run import find_run
+
+WINDOW = 4
+"""Batches among which requests are sorted by length."""
+MOST_ROWS = 256
+"""Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +88,12 @@ def resolve(spec: str) -> str:
 
 
 def fingerprint(location: str) -> str:
-    """A hash of a folder's weights (or the Hub id itself): nobody compares a model with itself unnoticed."""
-    folder = Path(location)
-    if not folder.is_dir():
+    """A hash of a folder's (or a .gguf file's) weights, or the Hub id itself: nobody compares a model with itself unnoticed."""
+    place = Path(location)
+    if not place.exists():
         return location
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
@@ -146,12 +162,12 @@ class LocalModel:
             mask[i, width - len(prompt) :] = 1
         ids, mask = ids.to(device), mask.to(device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        generators = [torch.Generator(device).manual_seed(s % 2**63) for s in seeds]
+        chances = _chances(seeds, sampling).to(device)
         rows = list(range(len(prompts)))
         ended = [False] * len(prompts)
-        cache = DynamicCache(config=self.model.config)
+        cache = _cache(self.model)
         padded = bool((mask == 0).any())
-        for _ in range(sampling.max_new_tokens):
+        for step in range(sampling.max_new_tokens):
             out = self.model(
                 input_ids=ids,
                 attention_mask=mask if padded else None,
@@ -160,7 +176,7 @@ class LocalModel:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            tokens = _draw(out.logits[:, -1].float(), sampling, [generators[r] for r in rows])
+            tokens = _draw(out.logits[:, -1].float(), sampling, chances[:, step])
             drawn = tokens.tolist()
             yield [(r, t) for r, t in zip(rows, drawn, strict=True) if not ended[r]]
             for r, t in zip(rows, drawn, strict=True):
@@ -172,7 +188,7 @@ class LocalModel:
             if len(left) <= len(rows) * 0.75:
                 keep = torch.tensor(left, device=device)
                 cache.batch_select_indices(keep)
-                tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
+                tokens, mask, positions, chances = tokens[keep], mask[keep], positions[keep], chances[keep]
                 rows = [rows[i] for i in left]
             ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
@@ -184,40 +200,57 @@ class LocalModel:
         seeds: Sequence[int],
         batch_size: int = 0,
         note: Callable[[str, str], None] | None = None,
+        tick: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[int, Answer]]:
-        """(index, answer) of every instruction as soon as its batch is done, longest requests first.
+        """(index, answer) of every instruction as soon as its batch is done.
 
-        ``batch_size`` 0 takes what suits the device; out of memory halves it and says so through ``note``.
-        ``seconds`` of an answer is its share of the time its batch took.
+        ``batch_size`` 0 takes what suits the device; out of memory halves it and says so through ``note``. Requests of
+        similar length meet in one batch, but only among a few batches in a row: who stops early has a fair sample.
+        ``seconds`` of an answer is its share of the time its batch took. ``tick`` gets the number of new tokens at
+        every step; what it raises ends the writing, and the batch at hand is lost.
         """
-        encoded = [self.chat_ids(i) for i in instructions]
-        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
         size = batch_size or self.default_batch()
-        while order:
-            batch = order[:size]
-            try:
-                answers = self._write_batch([encoded[i] for i in batch], sampling, [seeds[i] for i in batch])
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise Problem(
-                        f"{self.spec} does not fit into memory, not even with one story at a time. Choose a smaller model.",
-                        f"{self.spec} 모델은 이야기 하나씩 써도 메모리에 들어가지 않습니다. 더 작은 모델을 골라 주세요.",
-                    ) from None
-                size = max(1, size // 2)
-                gc.collect()
-                torch.cuda.empty_cache()
-                if note:
-                    note(f"Out of memory: batch halved to {size}.", f"메모리가 부족해 배치를 {size}(으)로 줄였습니다.")
-                continue
-            order = order[size:]
-            yield from zip(batch, answers, strict=True)
+        for start in range(0, len(instructions), size * WINDOW):
+            window = range(start, min(start + size * WINDOW, len(instructions)))
+            encoded = {i: self.chat_ids(instructions[i]) for i in window}
+            order = sorted(window, key=lambda i: -len(encoded[i]))
+            while order:
+                batch = order[:size]
+                try:
+                    answers = self._write_batch([encoded[i] for i in batch], sampling, [seeds[i] for i in batch], tick)
+                except RuntimeError as error:
+                    size = self._halved(min(size, len(batch)), error)
+                    if note:
+                        note(
+                            f"Out of memory: batch halved to {size}.",
+                            f"메모리가 부족해 배치를 {size}(으)로 줄였습니다.",
+                        )
+                    continue
+                order = order[len(batch) :]
+                yield from zip(batch, answers, strict=True)
 
-    def _write_batch(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[Answer]:
+    def _halved(self, size: int, error: RuntimeError) -> int:
+        """Half of a batch that did not fit. Raises ``error`` when it is something else, Problem when one row is too much."""
+        if not _out_of_memory(error):
+            raise error
+        if size == 1:
+            raise Problem(
+                f"{self.spec} does not fit into memory, not even with one story at a time. Choose a smaller model.",
+                f"{self.spec} 모델은 이야기 하나씩 써도 메모리에 들어가지 않습니다. 더 작은 모델을 골라 주세요.",
+            ) from None
+        self._free()
+        return size // 2
+
+    def _write_batch(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int], tick: Callable[[int], None] | None
+    ) -> list[Answer]:
         started = time.perf_counter()
         written: list[list[int]] = [[] for _ in prompts]
         for step in self.stream(prompts, sampling, seeds):
             for row, token in step:
                 written[row].append(token)
+            if tick:
+                tick(len(step))
         total = sum(len(w) for w in written)
         seconds = time.perf_counter() - started
         return [self._answer(w, seconds * len(w) / total) for w in written]
@@ -227,16 +260,57 @@ class LocalModel:
         text = self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True).strip()
         return Answer(text, "stop" if ended else "length", len(tokens), round(seconds, 4))
 
-    def default_batch(self) -> int:
-        """Stories at a time: bounded by memory on a GPU, by the cache of a CPU for models of a few million weights."""
+    def default_batch(self, tokens: int = 1024) -> int:
+        """Stories at a time without trying: what memory holds of ``tokens`` each, at most 256; on a CPU 64 of a small model."""
+        config = self.model.config
+        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = self.model.dtype.itemsize
+        # Keys and values of every layer, and the row of the vocabulary in fp32 with a copy to sort.
+        a_row = 2 * config.num_hidden_layers * heads * head * width * tokens + config.vocab_size * 8
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
-            config = self.model.config
-            heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-            head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-            per_token = 2 * config.num_hidden_layers * heads * head * 2
-            return int(max(1, min(256, free * 0.6 / (per_token * 1024 + config.vocab_size * 8))))
-        return 64 if self.parameters < 50_000_000 else 4
+            return int(max(1, min(MOST_ROWS, free * 0.6 / a_row)))
+        free = psutil.virtual_memory().available
+        return int(max(1, min(MOST_ROWS if self.parameters < 50_000_000 else 16, free * 0.4 / a_row)))
+
+    @torch.inference_mode()
+    def step_seconds(self, instruction: str, sampling: Sampling) -> dict[int, float]:
+        """Seconds of a decoding step for batches of 1, 4, 16, 64, 256 rows, each halfway through its story.
+
+        Measured, a second or so for a small model: what the best batch and the minutes of a run are read from. Ends
+        at the memory's limit and at the first size that brings less than a tenth more tokens per second.
+        """
+        prompt = self.chat_ids(instruction)
+        context = torch.tensor([(prompt * (1 + sampling.max_new_tokens // 2 // len(prompt)))], device=self.device)
+        most = self.default_batch(len(prompt) + sampling.max_new_tokens)
+        found: dict[int, float] = {}
+        size = 1
+        while size <= most:
+            try:
+                cache = _cache(self.model)
+                self.model(input_ids=context, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache.batch_select_indices(torch.zeros(size, dtype=torch.long, device=self.device))
+                times = [self._timed_step(size, cache, sampling) for _ in range(4)]
+            except RuntimeError as error:
+                if not found or not _out_of_memory(error):
+                    raise
+                self._free()
+                break
+            found[size] = min(times[1:])
+            before = found.get(size // 4)
+            if before and size / found[size] < 1.1 * size / 4 / before:
+                break
+            size = size * 4 if size * 4 <= most or size == most else most
+        return found
+
+    def _timed_step(self, size: int, cache: Any, sampling: Sampling) -> float:
+        started = time.perf_counter()
+        ids = torch.full((size, 1), self.end_ids[0], device=self.device)
+        out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        chances = torch.full((size,), 0.5, device=self.device)
+        _draw(out.logits[:, -1].float(), sampling, chances).tolist()
+        return time.perf_counter() - started
 
     @torch.inference_mode()
     def score(self, items: Sequence[tuple[list[int], list[int]]], tokens_per_batch: int = 8192) -> list[list[float]]:
@@ -279,108 +353,118 @@ class LocalModel:
             rows.append(self.model.get_output_embeddings()(last).float().log_softmax(-1).cpu())
         return torch.cat(rows)
 
-    def close(self) -> None:
-        """Give the memory back."""
-        del self.model
+    def _free(self) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def close(self) -> None:
+        """Give the memory back."""
+        del self.model
+        self._free()
 
-def _draw(logits: torch.Tensor, sampling: Sampling, generators: list[torch.Generator]) -> torch.Tensor:
-    """One token a row, by the exponential race: argmax of p / e with e from the row's own generator."""
+
+class _Rows(DynamicLayer):
+    """Keys and values of one layer in a buffer with room to grow: a step writes its column instead of copying all before it.
+
+    On a CPU that copying is most of the work: 1.2 GB a step for 256 rows of 300 tokens of the mini teacher.
+    """
+
+    ROOM = 64
+    """Tokens that the buffer grows by."""
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Append the new keys and values; returns all of them, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.held = [key_states[:, :, :0], value_states[:, :, :0]]
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        for i, new in enumerate((key_states, value_states)):
+            if end > self.held[i].shape[-2]:
+                batch, heads, _, head = new.shape
+                grown = new.new_empty(batch, heads, (end // self.ROOM + 1) * self.ROOM, head)
+                grown[:, :, :start] = self.held[i][:, :, :start]
+                self.held[i] = grown
+            self.held[i][:, :, start:end] = new
+        self.keys, self.values = (x[:, :, :end] for x in self.held)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows (one may stand twice)."""
+        end = self.get_seq_length()
+        self.held = [x[indices] for x in self.held]
+        self.keys, self.values = (x[:, :, :end] for x in self.held)
+
+
+def _cache(model: PreTrainedModel) -> DynamicCache:
+    """An empty cache; layers that attend to everything get room to grow, others (sliding windows) stay the library's."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Rows() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA says so with a type of its own, the CPU's allocator in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _chances(seeds: Sequence[int], sampling: Sampling) -> torch.Tensor:
+    """A uniform number in [0, 1) for every row and step, each row from a generator of its own seed, drawn at once on the CPU."""
+    if sampling.temperature <= 0:
+        return torch.zeros(len(seeds), sampling.max_new_tokens)
+    rows = [
+        torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds
+    ]
+    return torch.stack(rows)
+
+
+def _draw(logits: torch.Tensor, sampling: Sampling, chances: torch.Tensor) -> torch.Tensor:
+    """One token a row: the first at which the summed probabilities pass the row's chance (a number in [0, 1))."""
     if sampling.temperature <= 0:
         return logits.argmax(-1)
     probabilities = (logits / sampling.temperature).softmax(-1)
+    index = None
     if sampling.top_p < 1:
-        ordered, index = probabilities.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0
-        probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered)
-    race = torch.empty_like(probabilities)
-    for row, generator in zip(race, generators, strict=True):
-        row.exponential_(generator=generator)
-    return (probabilities / race).argmax(-1)
-
-
-class EndpointModel:
-    """A model behind an OpenAI-compatible endpoint (vLLM, TGI, llama.cpp server, the OpenAI API)."""
-
-    CONCURRENCY = 16
-
-    def __init__(self, spec: str, key: str | None = None) -> None:
-        import openai
-
-        self.spec = spec
-        self.name = spec.removeprefix("api:")
-        self.revision = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
-        key = key or os.environ.get("OPENAI_API_KEY")
-        if not key:
-            raise Problem(
-                "No key for the endpoint. Set OPENAI_API_KEY (any word will do for a server of your own) and OPENAI_BASE_URL.",
-                "엔드포인트 키가 없습니다. OPENAI_API_KEY(직접 띄운 서버라면 아무 값이나)와 OPENAI_BASE_URL 환경 변수를 설정해 주세요.",
-            )
-        # The client itself retries with back-off, honours Retry-After and counts time-outs as failures.
-        self.client = openai.OpenAI(api_key=key, max_retries=6, timeout=120)
-
-    def write(
-        self,
-        instructions: Sequence[str],
-        sampling: Sampling,
-        seeds: Sequence[int],
-        batch_size: int = 0,
-        note: Callable[[str, str], None] | None = None,
-    ) -> Iterator[tuple[int, Answer]]:
-        """(index, answer) as they arrive, at most ``batch_size`` (or 16) requests in flight."""
-        from concurrent.futures import ThreadPoolExecutor, as_completed
-
-        import openai
-
-        with ThreadPoolExecutor(batch_size or self.CONCURRENCY) as pool:
-            waiting = {
-                pool.submit(self._ask, t, sampling, s): i
-                for i, (t, s) in enumerate(zip(instructions, seeds, strict=True))
-            }
-            try:
-                for future in as_completed(waiting):
-                    yield waiting[future], future.result()
-            except openai.OpenAIError as error:
-                raise Problem(
-                    f"The endpoint {self.revision} failed for good: {error}. What it wrote so far is kept; check the address, key and model, then go on.",
-                    f"엔드포인트 {self.revision} 요청이 끝내 실패했습니다: {error}. 지금까지 쓴 내용은 그대로 있습니다. 주소, 키, 모델 이름을 확인한 뒤 이어서 실행해 주세요.",
-                ) from None
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _ask(self, instruction: str, sampling: Sampling, seed: int) -> Answer:
-        started = time.perf_counter()
-        reply = self.client.chat.completions.create(
-            model=self.name,
-            messages=[{"role": "user", "content": instruction}],
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
-            seed=seed % 2**31,
-        )
-        choice = reply.choices[0]
-        tokens = reply.usage.completion_tokens if reply.usage else 0
-        finish = "length" if choice.finish_reason == "length" else "stop"
-        return Answer((choice.message.content or "").strip(), finish, tokens, round(time.perf_counter() - started, 4))
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.client.close()
+        probabilities, index = probabilities.sort(-1, descending=True)
+        probabilities[probabilities.cumsum(-1) - probabilities >= sampling.top_p] = 0
+    summed = probabilities.cumsum(-1)
+    total = summed[:, -1:]
+    # Rounding may bring the product up to the total, behind which only impossible tokens stand.
+    goal = torch.minimum(chances[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.searchsorted(summed, goal, right=True)
+    return (place if index is None else index.gather(-1, place))[:, 0]
 
 
 def open_model(
-    spec: str, revision: str = "", *, key: str | None = None, dtype: torch.dtype | None = None
+    spec: str,
+    revision: str = "",
+    *,
+    key: str | None = None,
+    base_url: str = "",
+    dtype: torch.dtype | None = None,
+    four_bit: bool = False,
 ) -> LocalModel | EndpointModel:
-    """Open what SPEC names. Raises Problem when it is not there, needs remote code or has no weights to load."""
+    """Open what SPEC names. Raises Problem when it is not there, needs remote code or has no weights to load.
+
+    ``key`` and ``base_url`` are an endpoint's; ``four_bit`` packs the linear layers into NF4, a quarter of fp16's memory.
+    """
     if spec.startswith("api:"):
-        return EndpointModel(spec, key)
+        return EndpointModel(spec, key, base_url)
     location = resolve(spec)
     device = pick_device()
     dtype = dtype or pick_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if four_bit:
+        options |= {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            ),
+            "device_map": {"": device},
+        }
     if os.environ.get("LAB_OFFLINE") == "1":
         options["local_files_only"] = True
     if revision:
@@ -394,6 +478,8 @@ def open_model(
             tokenizer = AutoTokenizer.from_pretrained(location)
             model: Any = AutoModelForCausalLM.from_pretrained(resolve(base), **options)
             model = PeftModel.from_pretrained(model, location).merge_and_unload()
+        elif location.endswith(".gguf"):
+            tokenizer, model = _open_gguf(Path(location), options)
         else:
             tokenizer = AutoTokenizer.from_pretrained(
                 location, **{k: v for k, v in options.items() if k in ("revision", "local_files_only")}
@@ -406,4 +492,25 @@ def open_model(
             f"모델을 열 수 없습니다: {spec!r} ({first}) 이름, 네트워크(LAB_OFFLINE={os.environ.get('LAB_OFFLINE', '0')}), safetensors 가중치가 있는지 확인해 주세요.",
         ) from None
     known = getattr(model.config, "_commit_hash", None)
-    return LocalModel(spec, model.to(device), tokenizer, known or fingerprint(location))
+    known = known or fingerprint(location)
+    # Packed weights write other stories, so rows of both kinds must not pass for one another.
+    return LocalModel(spec, model if four_bit else model.to(device), tokenizer, f"{known}-4bit" if four_bit else known)
+
+
+def _open_gguf(path: Path, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Tokenizer and model of a .gguf file, its weights unpacked: packed ones cannot be written from in every dtype."""
+    if not path.is_file():
+        raise Problem(
+            f"There is no file {path}. Give the path of a .gguf file on this machine.",
+            f"파일이 없습니다: {path}. 이 컴퓨터에 있는 .gguf 파일의 경로를 적어 주세요.",
+        )
+    if "quantization_config" in options:
+        raise Problem(
+            "A GGUF file is packed already. Switch 4-bit off, or give the model's Hub id.",
+            "GGUF 파일은 이미 압축되어 있습니다. 4비트를 끄거나 모델의 허브 아이디를 적어 주세요.",
+        )
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), **options
+    )
+    return tokenizer, model
