@@ -40,8 +40,11 @@ class Job:
     last_line: str = ""
 
 
-def start(run: Run, args: list[str]) -> None:
-    """Spawn ``python -m lab ARGS`` as a worker in its own process group; Problem if one is at work on this run."""
+def start(run: Run, args: list[str], key: str = "") -> None:
+    """Spawn ``python -m lab ARGS`` as a worker in its own process group; Problem if one is at work on this run.
+
+    ``key`` is an endpoint's, for this worker alone: it travels in its environment and is written nowhere.
+    """
     if look(run).state in GOING:
         raise _busy(run)
     run.stop_file.unlink(missing_ok=True)
@@ -50,7 +53,12 @@ def start(run: Run, args: list[str]) -> None:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "lab", *args],
                 cwd=ROOT,
-                env={**os.environ, "LAB_HOME": str(home()), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    "LAB_HOME": str(home()),
+                    "PYTHONUNBUFFERED": "1",
+                    **({"LAB_ENDPOINT_KEY": key} if key else {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -78,6 +86,18 @@ def look(run: Run) -> Job:
     if job.state in GOING and not _alive(facts.get("pid"), facts.get("born")):
         return Job(**known | {"state": "died", "last_line": _last_line(run.worker_log)})
     return job
+
+
+def machine_taken() -> bool:
+    """Whether a job of anybody is at work on this machine at the moment."""
+    try:
+        with (home() / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ class Run:
     @property
     def pairs_file(self) -> Path:
         return self.folder / "generate" / "pairs.jsonl"
+
+    @property
+    def usage_file(self) -> Path:
+        """What an endpoint has billed for so far: prompt_tokens, completion_tokens."""
+        return self.folder / "generate" / "usage.json"
+
+    @property
+    def preview_file(self) -> Path:
+        """Five stories and the estimate for the whole."""
+        return self.folder / "generate" / "preview.json"
+
+    @property
+    def check_file(self) -> Path:
+        """Whether the teacher can write Korean tales."""
+        return self.folder / "generate" / "check.json"
 
     @property
     def verdicts_file(self) -> Path:
@@ -163,8 +179,8 @@ class Run:
         for path in inputs:
             digest.update(path.name.encode())
             if path.exists():
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                facts = path.stat()
+                digest.update(_digest(path, facts.st_mtime_ns, facts.st_size))
         return digest.hexdigest()[:16]
 
     def state(self, stage: str) -> str:
@@ -206,7 +222,7 @@ def new_run(preset: str = "mini", title: str = "", owner: str = LOCAL_OWNER, see
     run = Run(owner, time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
     meta = {
         "format": FORMAT,
-        "title": title or run.id,
+        "title": title.strip()[:120] or run.id,
         "preset": preset,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": seed,
@@ -216,16 +232,29 @@ def new_run(preset: str = "mini", title: str = "", owner: str = LOCAL_OWNER, see
 
 
 def runs(owner: str | None = None) -> list[Run]:
-    """All runs, or those of one owner, newest first."""
-    found = [Run(p.parent.parent.name, p.parent.name) for p in home().glob(f"{owner or '*'}/*/run.json")]
+    """All runs, or those of one owner (nobody's for an empty name), newest first."""
+    found = [Run(o, p.parent.name) for o in _owners(owner) for p in (home() / o).glob("*/run.json")]
     return sorted(found, key=lambda r: r.id, reverse=True)
+
+
+def _owners(owner: str | None) -> list[str]:
+    if owner is not None:
+        return [owner] if owner else []
+    return [p.name for p in home().glob("*") if p.is_dir()]
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, changed: int, size: int) -> bytes:
+    """The hash of a file as it stands; every look of every visitor asks for it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def find_run(run_id: str, owner: str | None = None) -> Run:
     """The run of this id; Problem if there is none (for ``owner``, when given)."""
     if _ID.fullmatch(run_id or ""):
-        for run in runs(owner):
-            if run.id == run_id:
+        for run in (Run(o, run_id) for o in _owners(owner)):
+            if (run.folder / "run.json").is_file():
                 return run
     raise Problem(
         f"There is no run {run_id!r} in {home()}. `python -m lab list` shows all runs, `python -m lab new` makes one.",

@@ -1,0 +1,78 @@
+"""Blind votes on stories told side by side: appended to votes.jsonl of the run, counted pair by pair."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from lab.records import append_rows, read_rows, repair
+from lab.run import Run
+
+CHOICES = ("a", "b", "c", "tie", "bad")
+"""The first, second, third story; all equally good; all bad."""
+Z = 1.96
+"""Standard errors of a 95 % interval."""
+
+
+def vote(
+    run: Run, choice: str, answers: Sequence[dict[str, Any]], instruction: str, who: str, **setting: Any
+) -> dict[str, Any]:
+    """Append one vote; ``answers`` in the order in which they were shown, each with name, spec, revision, text."""
+    row = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "who": who,
+        "vote": choice,
+        "winner": answers[CHOICES.index(choice)]["name"] if choice in CHOICES[: len(answers)] else choice,
+        "instruction": instruction,
+        "answers": list(answers),
+        **setting,
+    }
+    repair(run.votes_file)
+    append_rows(run.votes_file, [row])
+    return row
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two speakers over all votes in which both were shown: wins of each, ties, and how often both were bad.
+
+    ``share`` is the part of the decided and tied votes that went to ``first`` (a tie counts half), with its 95 %
+    Wilson interval; 0.5 inside ``low`` to ``high`` means that people did not tell them apart. With no vote all are None.
+    """
+
+    first: str
+    second: str
+    wins: int
+    losses: int
+    ties: int
+    bad: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+def count(run: Run) -> list[Duel]:
+    """A duel for each pair of speakers that was voted on, most votes first; teacher is never ``first`` of a pair."""
+    tally: dict[tuple[str, str], list[int]] = {}
+    for row in read_rows(run.votes_file):
+        names = sorted((a["name"] for a in row["answers"]), key=lambda n: (n == "teacher", n == "base", n))
+        for pair in combinations(names, 2):
+            slot = {pair[0]: 0, pair[1]: 1, "tie": 2, "bad": 3}.get(row["winner"])
+            if slot is not None:  # a third speaker won: nothing is said about these two
+                tally.setdefault(pair, [0, 0, 0, 0])[slot] += 1
+    duels = [Duel(*pair, *n, *share(n[0] + n[2] / 2, sum(n[:3]))) for pair, n in tally.items()]
+    return sorted(duels, key=lambda d: -(d.wins + d.losses + d.ties + d.bad))
+
+
+def share(wins: float, total: int) -> tuple[float | None, float | None, float | None]:
+    """(share, low, high): Wilson's score interval, honest at few votes where a bootstrap of five wins says 100 %."""
+    if not total:
+        return None, None, None
+    p, n = wins / total, total
+    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return p, max(0.0, middle - half), min(1.0, middle + half)
