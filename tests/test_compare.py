@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from lab import domain
+from lab import domain, intervals, pairwise, retention
+from lab import report as rendering
 from lab.config import CompareConfig, TrainConfig
-from lab.metrics import BitsPerByte, DistinctN, TokenPerplexity, compute
+from lab.metrics import BitsPerByte, ChrF, Copied, DistinctN, PassAtK, TokenPerplexity, combined, compute
 from lab.models import open_model
+from lab.passages import Passages
 from lab.problems import Problem, Stopped
 from lab.progress import Progress
-from lab.records import Pair, Verdict, append_rows, read_json, read_rows, write_json
+from lab.records import Pair, Probe, Verdict, append_rows, read_json, read_rows, write_json
 from lab.run import Run, new_run
 from lab.stages import compare as stage
 from lab.stages import train
@@ -56,37 +61,50 @@ def test_report_holds_teacher_base_and_arm(run_: Run, student: str) -> None:
     report = stage.run(run_, SMALL, Progress(run_, "compare", []))
     assert report == read_json(run_.report_file) and run_.state("compare") == "done"
     assert [m["who"] for m in report["models"]] == ["teacher", "base", "arm"]
-    _, base, arm = report["models"]
-    assert arm["perplexity"] < base["perplexity"] and arm["revision"] != base["revision"]
+    teacher, base, arm = report["models"]
+    assert arm["perplexity"] < base["perplexity"]
+    assert len({m["weights"] for m in report["models"]}) == 3 and arm["adapter"] and arm["revision"] != base["revision"]
     for model in report["models"]:
-        assert (
-            model["probes"]["total"]
-            == len(domain.probes())
-            == sum(t["total"] for t in model["probes"]["by_type"].values())
-        )
+        assert model["probes"]["total"] == len(domain.probes())
         assert model["probes"]["chance"] == 0.25
         assert model["reference"]["perplexity"] > 1 and model["reference"]["bits_per_byte"] > 0
+        assert model["general_bits_per_byte"] > 0 and len(model["general_answers"]) == 24
         assert model["tokens_per_second"] > 0 and model["first_token_seconds"] > 0 and model["peak_memory_bytes"] >= 0
-        for name, found in model["intervals"].items():
+        for name, spread in model["spread"].items():
+            assert spread["rounds"] <= stage.ROUNDS and spread["low"] <= model[name] <= spread["high"]
+        for name in ("perplexity", "probes", "rule_pass_rate", "pass_at_4", "teacher_chrf", "self_chrf", "copied_rate"):
+            found = model["intervals"][name]
             assert found["low"] <= found["value"] <= found["high"], name
+    assert arm["disk_bytes"] > base["disk_bytes"] > 0, "an adapter needs its base"
     assert report["retention"]["distilled"]["bits_per_byte"] == pytest.approx(
-        report["models"][0]["bits_per_byte"] / arm["bits_per_byte"]
+        teacher["bits_per_byte"] / arm["bits_per_byte"]
     )
+    around = report["retention_intervals"]["distilled"]["bits_per_byte"]
+    assert around["low"] <= report["retention"]["distilled"]["bits_per_byte"] <= around["high"]
+    tested = {(d["a"], d["b"]): d["measures"] for d in report["differences"]}
+    assert set(tested) == {("distilled", teacher["name"]), ("distilled", base["name"])}
+    gained = tested["distilled", base["name"]]["bits_per_byte"]
+    assert gained["difference"] == pytest.approx(arm["bits_per_byte"] - base["bits_per_byte"])
     answers = list(read_rows(run_.answers_file))
-    assert len(answers) == 3 * 4
+    again = 4 * (stage.PASS_SAMPLES - 1)
+    assert len(answers) == 3 * (4 + again), "also the further answers behind pass@4"
     assert {"who", "instruction", "character", "keywords", "text", "reasons", "tokens", "seconds"} <= answers[0].keys()
-    assert [a["instruction"] for a in answers[:4]] == [a["instruction"] for a in answers[8:]]
+    assert [a["instruction"] for a in answers[:4]] == [a["instruction"] for a in answers[2 * (4 + again) :][:4]]
     assert report["verdict"]["en"] and report["verdict"]["ko"]
     lines = stage.table(report).splitlines()
     assert len(lines) == 6 and len({len(line) for line in lines[:4]}) == 1
     json.dumps(report, allow_nan=False)
+    for name in ("report.md", "report.html", "charts/quality.png", "charts/quality.svg", "charts/retention.svg"):
+        assert (run_.report_file.parent / name).stat().st_size > 500, name
+    page = (run_.report_file.parent / "report.html").read_text("utf-8")
+    assert report["verdict"]["ko"] in page and page.count("<svg") == 5
 
 
 def test_perplexity_agrees_with_plain_torch(teacher: str) -> None:
     """One text at a time through transformers' own loss, against the batched score; within 1 %."""
     model = open_model(teacher)
     pairs = [Pair.of(r) for r in ({"id": s["id"], **s} for s in domain.reference_stories()[:5])]
-    found, ranges = stage.likelihood(model, pairs)
+    found, samples = stage.likelihood(model, pairs)
     loss = tokens = 0.0
     for p in pairs:
         text = model.tokenizer.apply_chat_template(
@@ -102,16 +120,110 @@ def test_perplexity_agrees_with_plain_torch(teacher: str) -> None:
     assert found["perplexity"] == pytest.approx(math.exp(loss / tokens), rel=0.01)
     size = sum(len(p.output.encode()) for p in pairs)
     assert found["bits_per_byte"] == pytest.approx(loss / math.log(2) / size, rel=0.01)
-    assert ranges["perplexity"]["low"] < found["perplexity"] < ranges["perplexity"]["high"]
+    for name, sample in samples.items():
+        around = intervals.interval(sample)
+        assert around["value"] == pytest.approx(found[name]) and around["low"] < found[name] < around["high"]
 
 
 def test_metrics_by_hand() -> None:
     half = math.log(0.5)
     # One token of 1/2 and three of 1/8: weighted by token, not by text.
     scores = [[half], [3 * half, 3 * half, 3 * half]]
-    assert compute(TokenPerplexity, predictions=scores)["perplexity"] == pytest.approx(2**2.5)
-    assert compute(BitsPerByte, predictions=scores, references=["ab", "가b"])["bits_per_byte"] == pytest.approx(10 / 6)
-    assert compute(DistinctN, predictions=["토끼 토끼 곰"]) == {"distinct_1": 2 / 3, "distinct_2": 1.0}
+    both = combined(TokenPerplexity, BitsPerByte, predictions=scores, references=["ab", "가b"])
+    assert both == {"perplexity": pytest.approx(2**2.5), "bits_per_byte": pytest.approx(10 / 6)}
+    assert compute(DistinctN, predictions=["토끼 토끼 곰"])["distinct_1"] == pytest.approx(2 / 3, abs=1e-4)
+    # Of 4 answers 2 are right: a draw of 2 misses both in 1 of 6 cases.
+    assert compute(PassAtK, predictions=[[1, 0, 1, 0], [0, 0, 0, 0]], k=2)["scores"] == [pytest.approx(5 / 6), 0.0]
+    same = compute(ChrF, predictions=["토끼가 왔어요.", ""], references=["토끼가 왔어요.", "곰"])
+    assert same["scores"] == [100.0, 0.0] and same["chrf"] == 50.0
+
+
+def longest_by_hand(corpus: str, text: str) -> int:
+    return max((n for n in range(1, len(text) + 1) if any(text[i : i + n] in corpus for i in range(len(text) - n + 1))), default=0)  # fmt: skip
+
+
+def test_copies_agree_with_a_search_by_hand() -> None:
+    stories = [s["output"] for s in domain.reference_stories()[:6]]
+    corpus = Passages(stories[:3])
+    whole = "\0".join(stories[:3])
+    for text in ("앞말 " + stories[0][20:60] + " 뒷말", stories[1], stories[0][-20:] + stories[1][:20], stories[4]):
+        by_hand = longest_by_hand(whole, text)
+        assert corpus.longest(text) == (by_hand if by_hand >= 12 else 0)
+    piece = stories[0][20:60].strip()
+    found = compute(Copied, predictions=[piece, stories[4], ""], corpus=corpus)
+    assert found["copied_rate"] == pytest.approx(1 / 3) and found["longest_copy"] == len(piece)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        found = intervals.interval(intervals.mean(rng.random(40) < 0.7))
+        hits += found["low"] <= 0.7 <= found["high"]
+    assert 0.9 <= hits / 200 <= 0.995
+    all_right = intervals.interval(intervals.mean([True] * 8))
+    assert all_right["value"] == all_right["high"] == 1 and all_right["low"] == pytest.approx(0.676, abs=1e-3)
+
+
+def test_a_difference_is_tested_item_by_item() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 10, 60)  # prompts differ far more than the models do
+    a, b = intervals.mean(hard + 1), intervals.mean(hard + rng.normal(0, 0.5, 60))
+    assert intervals.difference(a, b)["shown"]
+    apart = intervals.interval(a)["low"] > intervals.interval(b)["high"]
+    assert not apart, "two intervals alone would not have shown it"
+    assert not intervals.difference(intervals.mean([1] * 4), intervals.mean([0] * 4))["shown"], (
+        "four prompts show nothing"
+    )
+    ratio = intervals.kept(intervals.mean([1, 1, 0, 1]), intervals.mean([1, 1, 1, 1]))
+    assert ratio["value"] == 0.75 and ratio["low"] <= 0.75 <= ratio["high"]
+
+
+def test_an_item_that_was_not_measured_does_not_count() -> None:
+    assert intervals.mean([4.0, None, 2.0]).value == 3.0 and intervals.mean([4.0, None, 2.0]).count == 2
+
+
+def stories(*texts: str) -> list[Pair]:
+    return [Pair(str(i), "동화를 써 줘", t) for i, t in enumerate(texts)]
+
+
+def test_a_story_wins_only_when_both_orders_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that always takes what stands first decides nothing; one that sees the better story decides."""
+    a, b = stories("좋은 이야기", "좋은 이야기", "나쁜 이야기"), stories("나쁜 이야기", "나쁜 이야기", "좋은 이야기")
+    monkeypatch.setattr(pairwise, "_choices", lambda questions, judge: [1.0] * len(questions))
+    assert pairwise.outcomes(a, b, "first") == [(0.5, True)] * 3
+    monkeypatch.setattr(
+        pairwise,
+        "_choices",
+        lambda questions, judge: [float(q.index("좋은 이야기") < q.index("나쁜 이야기")) for q in questions],
+    )
+    found = pairwise.duel(a, b, "sees")
+    assert (found["wins"], found["losses"], found["ties"], found["disagreed"]) == (2, 1, 0, 0)
+    assert found["win_rate"]["value"] == pytest.approx(2 / 3) and found["orders"] == 2
+
+
+def test_the_local_judge_is_really_asked(teacher: str) -> None:
+    a, b = stories("토끼가 왔어요.", "곰이 잤어요."), stories("여우가 갔어요.", "새가 울었어요.")
+    there, back = pairwise.outcomes(a, b, teacher), pairwise.outcomes(b, a, teacher)
+    assert [x for x, _ in there] == [1 - x for x, _ in back], "who is named first changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [('{"better": "A"}', 1.0), ('답: {"better": "b"}', 0.0), ('{"better":"same"}', 0.5), ("A", None), ("{}", None)],
+)
+def test_a_judges_json_is_read_or_left_out(text: str, choice: float | None) -> None:
+    assert pairwise.parse(text) == choice
+
+
+def test_length_alone_wins_nothing_at_equal_length() -> None:
+    """The longer story always wins; as long as the other it would win half."""
+    rng = np.random.default_rng(0)
+    longer = rng.normal(60, 100, 200)
+    blind = pairwise.at_equal_length((longer > 0).astype(float), longer)
+    assert (longer > 0).mean() > 0.65 and blind["low"] <= 0.55 and blind["value"] < 0.6
+    fair = pairwise.at_equal_length((rng.random(200) < 0.8).astype(float), rng.normal(0, 50, 200))
+    assert fair["low"] <= 0.8 <= fair["high"] and fair["value"] > 0.7
 
 
 def test_held_out_prompts_are_of_the_test_split_and_grow_at_the_end() -> None:
@@ -120,41 +232,169 @@ def test_held_out_prompts_are_of_the_test_split_and_grow_at_the_end() -> None:
     assert many[:5] == few
 
 
-def test_copied_passages_are_leaks() -> None:
-    story = domain.reference_stories()[0]["output"]
-    train_text = "앞말이에요. " + story[20:90]
-    known = stage.spans([train_text])
-    found = stage.find_leaks(
-        known, {"reference": [Pair("r", "", story)], "test": [Pair("t", "", domain.reference_stories()[1]["output"])]}
-    )
-    assert [(x["set"], x["id"]) for x in found] == [("reference", "r")]
-    assert found[0]["span"] in train_text and 0 < found[0]["share"] < 1
+def test_shared_passages_and_near_duplicates_are_leaks() -> None:
+    story, other, third = (s["output"] for s in domain.reference_stories()[:3])
+    retouched = " ".join(w if i % 9 else "그래서" for i, w in enumerate(third.split()))
+    rows = [Pair("a", "", "앞말이에요. " + story[20:90]), Pair("b", "", retouched)]
+    known = Passages(p.output for p in rows)
+    own = {"reference": [Pair("r", "", story), Pair("n", "", third)]}
+    found = {x["id"]: x for x in stage.leaks_of(known, rows, [Pair("t", "", other)], own)}
+    assert set(found) == {"r", "n"}
+    assert found["r"]["set"] == "reference" and found["r"]["span"] in rows[0].output and 0 < found["r"]["share"] < 1
+
+
+def test_evaluation_texts_in_the_training_rows_stop_it_with_the_list(run_: Run) -> None:
+    story = domain.reference_stories()[3]
+    row = Pair("leak", story["instruction"], story["output"], split="train")
+    append_rows(run_.pairs_file, [row.row()])
+    append_rows(run_.verdicts_file, [Verdict("leak", True).row()])
+    with pytest.raises(Problem, match=f"reference {story['id']}"):
+        stage.run(run_, SMALL, Progress(run_, "compare", []))
+    report = read_json(run_.report_file)
+    assert [x["id"] for x in report["leaks"]] == [story["id"]] and report["models"] == []
+    assert run_.state("compare") == "partial"
+
+
+def test_no_probe_or_reference_story_stands_in_the_templates() -> None:
+    known = Passages(p.output for p in train.human_pairs(600, 0))
+    own = stage.evaluation_only(CompareConfig())
+    assert stage.find_leaks(known, own) == []
+
+
+def test_a_copied_test_story_is_left_out_of_the_likelihoods(run_: Run) -> None:
+    row = next(p for p in run_.pairs() if p.split == "train")
+    append_rows(run_.pairs_file, [replace(row, id="copy", split="test").row()])
+    append_rows(run_.verdicts_file, [Verdict("copy", True).row()])
+    trained = [p for p in run_.kept_pairs() if p.split == "train"]
+    test = [p for p in run_.kept_pairs() if p.split == "test"]
+    leaks = stage.leaks_of(Passages(p.output for p in trained), trained, test, {})
+    assert {x["id"]: x["share"] for x in leaks}["copy"] == 1.0
+
+
+def report_of(teacher: float, base: float, arm: float, count: int = 200) -> dict:
+    """A report in which three models pass so many of ``count`` prompts, made with the stage's own functions."""
+    samples = {
+        w: {"rule_pass_rate": intervals.mean([i < r * count for i in range(count)])}
+        for w, r in (("teacher", teacher), ("base", base), ("arm", arm))
+    }
+    empty = dict.fromkeys([*retention.SMALLER, *retention.HIGHER_IS_BETTER, *retention.LOWER_IS_BETTER])
+    models = [
+        empty
+        | {"who": w, "name": w, "bits_per_byte": 1.0, "weights": w, "copied_rate": 0.0, "longest_copy": 0}
+        | {"rule_pass_rate": s["rule_pass_rate"].value}
+        for w, s in samples.items()
+    ]
+    report = {
+        "prompts": count,
+        "models": models,
+        "retention": {"arm": retention.retained(models[2], models[0])},
+        "retention_intervals": {"arm": retention.retained_intervals(samples["arm"], samples["teacher"])},
+        "differences": [
+            {"a": "arm", "b": w, "measures": retention.differences(samples["arm"], samples[w])}
+            for w in ("teacher", "base")
+        ],
+    }
+    return report | {"flags": retention.flags(report)}
 
 
 def test_verdict_tells_bad_news_too() -> None:
-    def model(who: str, rate: float) -> dict:
-        around = {"rule_pass_rate": {"value": rate, "low": rate - 0.05, "high": rate + 0.05}}
-        shared = dict.fromkeys([*stage.SMALLER, *stage.HIGHER_IS_BETTER, *stage.LOWER_IS_BETTER]) | {
-            "bits_per_byte": 1.0,
-            "probes": None,
-        }
-        return shared | {
-            "who": who,
-            "name": who,
-            "rule_pass_rate": rate,
-            "intervals": around,
-            "reference": {"perplexity": None, "bits_per_byte": None},
-        }
-
-    def said(teacher: float, base: float, arm: float) -> str:
-        models = [model("teacher", teacher), model("base", base), model("arm", arm)]
-        return stage.verdict(models, {"arm": stage.retained(models[2], models[0])})["en"]
+    def said(*rates: float) -> str:
+        return retention.verdict(report_of(*rates))["en"]
 
     assert "keeps 96% of the teacher's pass rate, which reaches the target" in said(0.8, 0.2, 0.77)
     assert "only 50%" in said(0.8, 0.2, 0.4)
-    assert "gain over the untrained student is not shown" in said(0.8, 0.38, 0.4)
+    assert "gain over the untrained student is not shown" in said(0.8, 0.4, 0.4)
     assert "needs an explanation" in said(0.5, 0.2, 0.8)
     assert "no quality to keep" in said(0.0, 0.0, 0.1)
+    assert "few" in retention.verdict(report_of(0.8, 0.2, 0.8, 20))["en"]
+
+
+def test_flags_name_a_beaten_teacher_few_prompts_copies_and_a_model_compared_with_itself() -> None:
+    def flagged(report: dict) -> str:
+        return " ".join(f["en"] for f in retention.flags(report))
+
+    assert flagged(report_of(0.8, 0.2, 0.8)) == ""
+    assert "beats its teacher on rule_pass_rate" in flagged(report_of(0.5, 0.2, 0.9))
+    assert "few" in flagged(report_of(0.8, 0.2, 0.8, 20))
+    report = report_of(0.8, 0.2, 0.8)
+    report["models"][2] |= {"weights": "base", "copied_rate": 0.5, "longest_copy": 80}
+    assert "arm copies: 50%" in flagged(report) and "base and arm hold the same weights" in flagged(report)
+    assert "nothing was learned" in retention.verdict(report)["en"]
+
+
+def test_an_untrained_copy_has_the_weights_of_its_base(student: str, tmp_path: Path) -> None:
+    model = open_model(student)
+    before = stage.weights_hash(model)
+    assert stage.weights_hash(open_model(student)) == before
+    with torch.no_grad():
+        next(model.model.parameters())[0, 0] += 1e-3
+    assert stage.weights_hash(model) != before
+
+
+def test_speed_is_measured_in_turn_and_without_the_warm_up(run_: Run, teacher: str, student: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Rounds go through all models; the first round is thrown away; what remains gives median and spread."""
+    order: list[str] = []
+
+    def timed(model: object, prompts: object, turn: int) -> dict[str, float]:
+        order.append(model.spec)  # type: ignore[attr-defined]
+        return {"tokens_per_second": 1000.0 if turn == 0 else 10.0 + turn}
+
+    monkeypatch.setattr(stage, "_timed", timed)
+    models = [stage.Entry("teacher", "t", teacher), stage.Entry("base", "s", student)]
+    rows = [stage.Measured({"size_bytes": 1}, {}, [], [], []) for _ in models]
+    progress = Progress(run_, "compare", [])
+    progress.begin("compare", 100)
+    found = stage._in_turn(models, rows, [], progress, 0)
+    assert order[:6] == [student, teacher, teacher, student, student, teacher] and len(order) == 2 * (stage.ROUNDS + 1)
+    assert found[0]["tokens_per_second"] == 13.0
+    assert found[0]["spread"]["tokens_per_second"] == {"low": 11.0, "high": 15.0, "rounds": 5}
+
+
+def test_probes_give_nothing_away() -> None:
+    """Balanced types and answers; neither length nor words shared with the context tell the right choice."""
+    probes = domain.probes()
+    assert len(probes) >= 120 and len({p.context for p in probes}) == len(probes)
+    assert set(Counter(p.type for p in probes).values()) == {21}
+    assert all(len(p.choices) == len(set(p.choices)) == 4 for p in probes)
+    assert all(0.2 <= n / len(probes) <= 0.3 for n in Counter(p.answer for p in probes).values())
+
+    def guessed(score: Callable[[Probe, str], float]) -> float:
+        return sum(max(range(4), key=lambda i: score(p, p.choices[i])) == p.answer for p in probes) / len(probes)
+
+    def pairs(text: str) -> set[str]:
+        return {text[i : i + 2] for i in range(len(text) - 1)}
+
+    assert guessed(lambda p, c: len(c)) < 0.35 and guessed(lambda p, c: -len(c)) < 0.35
+    assert guessed(lambda p, c: len(pairs(c) & pairs(p.context))) < 0.35
+    assert all(max(map(len, p.choices)) <= 1.6 * min(map(len, p.choices)) for p in probes)
+
+
+def test_general_questions_accept_their_own_answers() -> None:
+    assert all(any(w in q["output"] for w in q["accept"]) for q in stage.general_questions())
+
+
+def test_perplexity_of_another_vocabulary_is_crossed_out_with_the_reason() -> None:
+    rows = report_of(0.8, 0.2, 0.8)["models"]
+    for row, tokens in zip(rows, ("a", "b", "a"), strict=True):
+        row |= {"perplexity": 5.0, "tokenizer": tokens}
+    assert "| 5.00 | ~~5.00~~ | 5.00 |" in rendering.markdown_table(rows)
+    shown = rendering.html_table(rows, "ko")
+    assert shown.count("<s title=") == 1 and rendering.CROSSED_OUT[1] in shown
+
+
+def test_exercises_are_answered_by_the_run_or_name_the_command(run_: Run, student: str) -> None:
+    arms = {
+        "best": TrainConfig(keep_top=0.3),
+        "all": TrainConfig(data="unfiltered"),
+        "people": TrainConfig(data="human"),
+    }
+    models = [{"who": "arm", "name": n, "rule_pass_rate": 0.5, "bits_per_byte": 1.0} for n in arms]
+    nothing = " ".join(" ".join(x) for x in rendering.exercises({"models": []}, run_))
+    assert "--keep-top 0.3" in nothing and "--data human" in nothing
+    for name, config in arms.items():
+        write_json(run_.stage_folder("train", name) / "config.json", asdict(config))
+    told = [answer for _, answer, *_ in rendering.exercises({"models": models}, run_)]
+    assert told[0] == "30%: best 50%, 1.000; no filter: all 50%, 1.000" and "people: people 50%" in told[1]
 
 
 def test_an_arm_that_is_not_trained_is_named(run_: Run) -> None:

@@ -1,48 +1,48 @@
 """Compare teacher, untrained student and every trained arm: quality, speed and memory on the same prompts and seeds.
 
-Writes compare/report.json (numbers with 95 % intervals, retention, leaks, a verdict in a sentence) and
-compare/answers.jsonl (every answer behind the numbers).
+Writes compare/report.json (numbers with 95 % intervals, tested differences, retention, leaks, a verdict in a sentence),
+compare/answers.jsonl (every answer behind the numbers), and the report as HTML, Markdown and charts.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
 import re
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lab import domain
 from lab.config import CompareConfig, FilterConfig
+from lab.intervals import Sample, interval, mean
+from lab.passages import SPAN, Passages, find_leaks
 from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Answer, Pair, Prompt, append_rows, content_id, read_rows, write_json
+from lab.retention import differences, flags, number, retained, retained_intervals, verdict
 from lab.run import Run
 
-SPAN = 30
-"""Characters of a shared passage that count as copied: about a sentence; chance does not make it."""
 LEAKS_LISTED = 50
-RESAMPLES = 1000
-"""Bootstrap resamples of an interval."""
-TARGET = 0.9
-"""Share of the teacher's quality that a student should keep."""
-HIGHER_IS_BETTER = (
-    "probes",
-    "rule_pass_rate",
-    "character_rate",
-    "keyword_rate",
-    "judge",
-    "tokens_per_second",
-    "batch_tokens_per_second",
-)
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "reference_perplexity", "reference_bits_per_byte")
-SMALLER = ("size_bytes", "parameters", "peak_memory_bytes", "first_token_seconds")
+LEAKED = 0.5
+"""Share of a test story's passages that stand in training stories from which it measures memory and is left out."""
+PASS_PROMPTS = 16
+PASS_SAMPLES = 4
+"""Prompts that are asked again, and how often in all: pass@1 and pass@4."""
+ROUNDS = 5
+"""Timed rounds after one for warming up; the median of five is not moved by two disturbances."""
+SINGLE_TOKENS = 32
+SERVING = 16
+SERVING_TOKENS = 16
+"""Tokens of a story alone, rows and tokens of a serving batch: enough for a steady rate, 0.1 to 1 s of a small model."""
+GENERAL_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,28 @@ class Entry:
     name: str
     spec: str
     revision: str = ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What every model is measured on, and the passages of what the arms were trained on."""
+
+    test: list[Pair]
+    reference: list[Pair]
+    general: list[dict[str, Any]]
+    prompts: list[Prompt]
+    known: Passages
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's row of the report, its quality numbers by item, its answers, and its further answers to the first prompts."""
+
+    row: dict[str, Any]
+    samples: dict[str, Sample]
+    answers: list[Pair]
+    again: list[list[Pair]]
+    reasons: list[dict[str, Any]]
 
 
 def entries(run_: Run, config: CompareConfig) -> list[Entry]:
@@ -103,137 +125,301 @@ def reference_pairs(config: CompareConfig) -> list[Pair]:
     return [Pair.of({"id": str(i), **r}) for i, r in enumerate(rows)]
 
 
-def bootstrap(count: int, value: Callable[[Any], Any], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval; ``value`` maps indices of shape (resamples, count) to one number a resample."""
-    import numpy as np
+def training_rows(run_: Run, models: Sequence[Entry]) -> list[Pair]:
+    """Everything that some arm of the comparison was trained on; without an arm what the filter kept for training."""
+    from lab.stages.train import training_pairs
 
-    index = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
-    low, high = np.percentile(value(index), [2.5, 97.5])
-    return float(low), float(high)
+    rows: dict[str, Pair] = {}
+    for entry in models:
+        if entry.who == "arm":
+            rows |= {p.id: p for p in training_pairs(run_, run_.config("train", entry.name))[0]}
+    return list(rows.values()) or [p for p in run_.kept_pairs() if p.split == "train"]
+
+
+def leaks_of(known: Passages, trained: Sequence[Pair], test: Sequence[Pair], own: dict[str, Sequence[Pair]]) -> list[dict[str, Any]]:  # fmt: skip
+    """Evaluation texts that training rows hold, by shared passages and as near-duplicates; ``own`` are never to be trained on."""
+    from lab.stages.filter import near_duplicates, sketch
+
+    leaks = find_leaks(known, {**own, "test": test})
+    texts = [(name, p) for name, pairs in (*own.items(), ("test", test)) for p in pairs if len(p.output) >= 2 * SPAN]
+    if texts and trained:
+        # Turned round, so that each evaluation text is asked whether a training row came before it.
+        found = near_duplicates(
+            sketch([p.output for p in (*trained, *(p for _, p in texts))]),
+            [True] * (len(trained) + len(texts)),
+            len(trained),
+        )
+        listed = {(x["set"], x["id"]) for x in leaks}
+        for i, (name, pair) in enumerate(texts):
+            twin, share = found.get(len(trained) + i, (len(trained), 0.0))
+            if twin < len(trained) and (name, pair.id) not in listed:
+                leaks.append(
+                    {"set": name, "id": pair.id, "span": pair.output[:SPAN], "share": share, "kind": "near_duplicate"}
+                )
+    return sorted(leaks, key=lambda x: (x["set"] == "test", -x["share"]))
+
+
+def evaluation_only(config: CompareConfig) -> dict[str, list[Pair]]:
+    """The texts that nobody may train on: reference stories, probes, general questions with their answers."""
+    return {
+        "reference": reference_pairs(config),
+        "probes": [Pair(p.id, "", f"{p.context} {p.choices[p.answer]}") for p in domain.probes()],
+        "general": [Pair(g["id"], g["instruction"], g["output"]) for g in general_questions()],
+    }
+
+
+def general_questions() -> list[dict[str, Any]]:
+    """Short questions that no fairytale answers, with an answer and the words that show a right one."""
+    return domain.read_jsonl(domain.DATA / "general.jsonl")
+
+
+def _stop_at_leaks(run_: Run, leaks: list[dict[str, Any]]) -> None:
+    """A comparison on texts that were trained on would flatter: write the list as the report and say so."""
+    only = [x for x in leaks if x["set"] != "test"]
+    if not only:
+        return
+    names = ", ".join(f"{x['set']} {x['id']}" for x in only[:10])
+    more = f" (+{len(only) - 10})" if len(only) > 10 else ""
+    problem = Problem(
+        f"{len(only)} evaluation texts stand in the training rows, so nothing was measured: {names}{more}. The list is in compare/report.json. Take these out of the training rows (or bring other reference stories with --reference), train again, then compare.",
+        f"평가에만 써야 할 글 {len(only)}편이 학습 자료에 들어 있어 재지 않았습니다: {names}{more}. 목록은 compare/report.json 에 있습니다. 학습 자료에서 빼거나 --reference 로 다른 기준 이야기를 주고, 다시 학습한 뒤 비교해 주세요.",
+    )
+    counts = {s: sum(x["set"] == s for x in leaks) for s in ("reference", "probes", "general", "test")}
+    write_json(
+        run_.report_file,
+        {
+            "prompts": 0,
+            "models": [],
+            "retention": {},
+            "leaks": leaks[:LEAKS_LISTED],
+            "leak_counts": counts,
+            "verdict": {"en": problem.en, "ko": problem.ko},
+        },
+    )
+    raise problem
 
 
 def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
-    """Measure every model, write the report and return it."""
-    models = entries(run_, config)
-    kept = run_.kept_pairs()
-    train, test = [p for p in kept if p.split == "train"], [p for p in kept if p.split == "test"]
-    reference, prompts = reference_pairs(config), held_out_prompts(config.prompts, config.seed)
+    """Measure every model, write the report and return it. Raises Problem that lists evaluation texts found in training rows."""
+    from lab import report as renderings
+
+    models, own = entries(run_, config), evaluation_only(config)
+    prompts = held_out_prompts(config.prompts, config.seed)
+    test = [p for p in run_.kept_pairs() if p.split == "test"]
+    trained = training_rows(run_, models)
+    known = Passages(p.output for p in trained)
     run_.begin("compare", config)
     run_.answers_file.unlink(missing_ok=True)
-    known = spans(p.output for p in train)
-    total, measured = len(models) * len(prompts), []
-    progress.begin("compare", total)
+    leaks = leaks_of(known, trained, test, own)
+    _stop_at_leaks(run_, leaks)
+    leaked = {x["id"] for x in leaks if x["set"] == "test" and x["share"] >= LEAKED}
+    texts = Texts(
+        [p for p in test if p.id not in leaked], own["reference"], general_questions(), prompts, known
+    )  # fmt: skip
+    asked = len(prompts) + min(PASS_PROMPTS, len(prompts)) * (PASS_SAMPLES - 1)
+    progress.begin("compare", len(models) * (asked + ROUNDS + 1))
     idle = _memory_now()
-    for number, entry in enumerate(models):
-        before = number * len(prompts)
-        measured.append(_measure(run_, config, progress, entry, before, test, reference, prompts, known, idle))
-    teachers = [m for m in measured if m["who"] == "teacher"]
-    retention = {m["name"]: retained(m, t) for t in teachers for m in measured if m["who"] == "arm"}
-    leaks = find_leaks(known, {"test": test, "reference": reference})
-    report = {
-        "prompts": len(prompts),
-        "test_pairs": len(test),
-        "reference_stories": len(reference),
-        "training_pairs": len(train),
-        "temperature": config.temperature,
-        "seed": config.seed,
-        "models": measured,
-        "retention": retention,
-        "leaks": leaks[:LEAKS_LISTED],
-        "leak_counts": {k: sum(x["set"] == k for x in leaks) for k in ("test", "reference")},
-        "verdict": verdict(measured, retention),
-    }
+    measured = [_measure(run_, config, progress, e, i * asked, texts, idle) for i, e in enumerate(models)]
+    for one, speed in zip(measured, _in_turn(models, measured, prompts, progress, len(models) * asked), strict=True):
+        one.row.update(speed)
+    _against_teacher(measured)
+    duels = _judged(config, measured)
+    for one in measured:
+        one.row["intervals"] = {name: interval(s) for name, s in one.samples.items() if s.count}
+    report = _report(run_, config, texts, measured, duels, trained, leaks, len(leaked))
+    append_rows(run_.answers_file, [row for one in measured for row in _rows(one)])
     write_json(run_.report_file, report)
+    renderings.write(run_, report)
     run_.finish("compare", {"models": len(measured), "prompts": len(prompts), "verdict": report["verdict"]})
     return report
 
 
-def _measure(
+def _report(
     run_: Run,
     config: CompareConfig,
-    progress: Progress,
-    entry: Entry,
-    before: int,
-    test: list[Pair],
-    reference: list[Pair],
-    prompts: list[Prompt],
-    known: set[str],
-    idle: int,
+    texts: Texts,
+    measured: list[Measured],
+    duels: list[dict[str, Any]],
+    trained: list[Pair],
+    leaks: list[dict[str, Any]],
+    left_out: int,
 ) -> dict[str, Any]:
-    from lab.models import LocalModel, Sampling, open_model
+    arms = [m for m in measured if m.row["who"] == "arm"]
+    teachers = [m for m in measured if m.row["who"] == "teacher"]
+    report: dict[str, Any] = {
+        "run": run_.id,
+        "title": run_.meta().get("title", run_.id),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "prompts": len(texts.prompts),
+        "test_pairs": len(texts.test),
+        "test_pairs_left_out": left_out,
+        "reference_stories": len(texts.reference),
+        "training_pairs": len(trained),
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "same_tasks": content_id(
+            [p.instruction for p in texts.prompts],
+            [p.output for p in texts.reference],
+            [config.temperature, config.seed, config.max_new_tokens],
+        ),
+        "versions": _versions(),
+        "models": [m.row for m in measured],
+        "retention": {m.row["name"]: retained(m.row, t.row) for t in teachers for m in arms},
+        "retention_intervals": {
+            m.row["name"]: retained_intervals(m.samples, t.samples) for t in teachers for m in arms
+        },
+        "differences": [
+            {"a": a.row["name"], "b": b.row["name"], "measures": differences(a.samples, b.samples)}
+            for i, a in enumerate(measured)
+            for j, b in enumerate(measured)
+            if a.row["who"] == "arm" and (b.row["who"] != "arm" or j < i)
+        ],
+        "duels": duels,
+        "leaks": leaks[:LEAKS_LISTED],
+        "leak_counts": {s: sum(x["set"] == s for x in leaks) for s in ("reference", "probes", "general", "test")},
+    }
+    report["verdict"] = verdict(report)
+    report["flags"] = flags(report)
+    return report
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _measure(
+    run_: Run, config: CompareConfig, progress: Progress, entry: Entry, before: int, texts: Texts, idle: int
+) -> Measured:
+    """Likelihoods, probes, general questions and fresh answers of one model, and what it takes in memory."""
+    from lab.models import LocalModel, Sampling, fingerprint, open_model, resolve
 
     _reset_peak()
     model = open_model(entry.spec, entry.revision)
     row: dict[str, Any] = {"who": entry.who, "name": entry.name, "spec": entry.spec, "revision": model.revision}
-    intervals: dict[str, dict[str, float]] = {}
+    samples: dict[str, Sample] = {}
     try:
         if isinstance(model, LocalModel):
-            row |= {"parameters": model.parameters, "size_bytes": model.size_bytes}
-            row["tokenizer"] = content_id(sorted(model.tokenizer.get_vocab().items()))
+            row |= {"parameters": model.parameters, "size_bytes": model.size_bytes, "disk_bytes": disk_bytes(model)}
+            row |= {"weights": weights_hash(model), "dtype": str(model.model.dtype).removeprefix("torch.")}
+            row |= {"device": model.device.type, "tokenizer": content_id(sorted(model.tokenizer.get_vocab().items()))}
+            if entry.who == "arm":
+                row["adapter"] = fingerprint(resolve(entry.spec))
             progress.step(before)
-            for prefix, pairs in (("", test), ("reference_", reference)):
-                found, ranges = likelihood(model, pairs, prefix)
+            for prefix, pairs in (("", texts.test), ("reference_", texts.reference)):
+                found, by_item = likelihood(model, pairs, prefix)
                 row |= found
-                intervals |= ranges
+                samples |= by_item
                 progress.step(before)
-            row["probes"], intervals["probes"] = probe(model)
+            row["probes"], samples["probes"] = probe(model)
             progress.step(before)
         else:
             # An endpoint gives no log-probabilities of a given text.
-            row |= dict.fromkeys(("parameters", "size_bytes", "perplexity", "bits_per_byte", "probes", "tokenizer"))
+            row |= dict.fromkeys(("parameters", "size_bytes", "disk_bytes", "perplexity", "bits_per_byte", "probes"))
+            row |= dict.fromkeys(("tokenizer", "weights", "dtype", "device"))
         row["reference"] = {k: row.pop(f"reference_{k}", None) for k in ("perplexity", "bits_per_byte")}
+        found, by_item = general(model, texts.general)
+        row |= found
+        samples |= by_item
+        asked, seeds = list(texts.prompts), [config.seed + i for i in range(len(texts.prompts))]
+        for turn in range(1, PASS_SAMPLES):
+            asked += texts.prompts[:PASS_PROMPTS]
+            # Far from every seed of the first answers, whatever their number.
+            seeds += [config.seed + turn * 1_000_003 + i for i in range(len(texts.prompts[:PASS_PROMPTS]))]
         answers: dict[int, Answer] = {}
         sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
-        seeds = [config.seed + i for i in range(len(prompts))]
-        for index, answer in model.write([p.instruction for p in prompts], sampling, seeds, note=progress.note):
+        for index, answer in model.write(
+            [p.instruction for p in asked],
+            sampling,
+            seeds,
+            note=progress.note,
+            tick=lambda tokens: progress.step(before + len(answers), stop=not tokens, model=entry.name),
+        ):
             answers[index] = answer
-            progress.step(before + len(answers), model=entry.name)
-        written, ranges = _judge_answers(run_, config, entry, prompts, [answers[i] for i in range(len(prompts))], known)
-        row |= written
-        intervals |= ranges
-        row |= (
-            _speed(model, prompts)
-            if isinstance(model, LocalModel)
-            else {"tokens_per_second": None, "first_token_seconds": None}
-        )
+        if lost := len(asked) - len(answers):
+            raise Problem(
+                f"{entry.spec} left {lost} of {len(asked)} prompts without an answer, so it cannot be compared on the same ones.",
+                f"답을 받지 못한 지시문이 있어 같은 문제로 비교할 수 없습니다: {entry.spec}, {len(asked)}개 가운데 {lost}개.",
+            )
         row["peak_memory_bytes"] = _peak(idle) if isinstance(model, LocalModel) else None
     finally:
         model.close()
-    return row | {"intervals": intervals}
+    written = [answers[i] for i in range(len(asked))]
+    return _assess(run_.config("filter"), entry, row, samples, texts, asked, written)
+
+
+def disk_bytes(model: Any) -> int | None:
+    """Bytes of the weight files (of an adapter and of its base); None where they are not found."""
+    from lab.models import resolve
+
+    total, places = 0, [resolve(model.spec)]
+    while places:
+        place = Path(places.pop())
+        if not place.is_dir():
+            place = _cached(str(place), model.model.config)
+        if place is None:
+            return None
+        total += sum(p.stat().st_size for p in place.glob("*.safetensors"))
+        settings = place / "adapter_config.json"
+        if settings.exists():
+            places.append(resolve(json.loads(settings.read_text("utf-8"))["base_model_name_or_path"]))
+    return total or None
+
+
+def _cached(hub_id: str, config: Any) -> Path | None:
+    """The snapshot folder of a Hub model in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(hub_id, "config.json", revision=getattr(config, "_commit_hash", None))
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def weights_hash(model: Any) -> str:
+    """A hash of the weights as they are in memory, an adapter merged in: equal only for the same model.
+
+    Made of sums over each tensor, which a GPU gives at once and which no training leaves as they were.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    exact = torch.float32 if model.device.type == "mps" else torch.float64
+    with torch.inference_mode():
+        for name, weight in model.model.named_parameters():
+            norm = torch.linalg.vector_norm(weight, dtype=exact).item() if weight.is_floating_point() else 0.0
+            facts = f"{name} {tuple(weight.shape)} {weight.sum(dtype=exact).item():.9e} {norm:.9e};"
+            digest.update(facts.encode())
+    return digest.hexdigest()[:12]
 
 
 def likelihood(
     model: Any, pairs: Sequence[Pair], prefix: str = ""
-) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Perplexity and bits per byte of the pairs' outputs (answer tokens with the end token only), and their intervals."""
+) -> tuple[dict[str, float | None], dict[str, Sample]]:
+    """Perplexity and bits per byte of the pairs' outputs (answer tokens with the end token only), and the same by story."""
     import numpy as np
 
-    from lab.metrics import BitsPerByte, TokenPerplexity, compute
+    from lab.metrics import BitsPerByte, TokenPerplexity, combined
 
     names = (f"{prefix}perplexity", f"{prefix}bits_per_byte")
     if not pairs:
         return dict.fromkeys(names), {}
     scores = model.score([(model.chat_ids(p.instruction), model.answer_ids(p.output)) for p in pairs])
     texts = [p.output for p in pairs]
-    values = (
-        compute(TokenPerplexity, predictions=scores)["perplexity"],
-        compute(BitsPerByte, predictions=scores, references=texts)["bits_per_byte"],
-    )
-    loss, tokens = np.array([-sum(s) for s in scores]), np.array([len(s) for s in scores])
-    size = np.array([len(t.encode()) for t in texts])
-    ranges = (
-        bootstrap(len(pairs), lambda i: np.exp(loss[i].sum(1) / tokens[i].sum(1))),
-        bootstrap(len(pairs), lambda i: loss[i].sum(1) / size[i].sum(1) / np.log(2)),
-    )
-    return dict(zip(names, values, strict=True)), {
-        n: {"value": v, "low": low, "high": high} for n, v, (low, high) in zip(names, values, ranges, strict=True)
-    }
+    found = combined(TokenPerplexity, BitsPerByte, predictions=scores, references=texts)
+    loss, tokens = np.array([-sum(s) for s in scores]), np.array([len(s) for s in scores], float)
+    size = np.array([len(t.encode()) for t in texts], float)
+    samples = (Sample(loss, tokens, exp=True), Sample(loss / np.log(2), size))
+    values = (found["perplexity"], found["bits_per_byte"])
+    return dict(zip(names, values, strict=True)), dict(zip(names, samples, strict=True))
 
 
-def probe(model: Any) -> tuple[dict[str, Any], dict[str, float]]:
-    """Four-choice probes: the continuation with the best log-probability per character wins. And the interval."""
-    import numpy as np
-
+def probe(model: Any) -> tuple[dict[str, Any], Sample]:
+    """Four-choice probes: the continuation with the best log-probability per character wins. And right or wrong of each."""
     probes = domain.probes()
     items = []
     for p in probes:
@@ -244,102 +430,215 @@ def probe(model: Any) -> tuple[dict[str, Any], dict[str, float]]:
     for p in probes:
         per_character = [sum(next(scores)) / len(c) for c in p.choices]
         right.append(per_character.index(max(per_character)) == p.answer)
-    by_type: dict[str, dict[str, int]] = {}
-    for p, ok in zip(probes, right, strict=True):
-        one = by_type.setdefault(p.type, {"pass": 0, "total": 0})
-        one["pass"] += ok
-        one["total"] += 1
+    by_type: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(p.type for p in probes):
+        own = [ok for p, ok in zip(probes, right, strict=True) if p.type == kind]
+        by_type[kind] = {"pass": sum(own), "total": len(own), "interval": interval(mean(own))}
     chance = statistics.mean(1 / len(p.choices) for p in probes)
-    found = {"pass": sum(right), "total": len(right), "by_type": by_type, "chance": chance}
-    return found, _rate(np.array(right, float))
+    return {"pass": sum(right), "total": len(right), "by_type": by_type, "chance": chance}, mean(right)
 
 
-def _rate(values: Any) -> dict[str, float]:
-    low, high = bootstrap(len(values), lambda i: values[i].mean(1))
-    return {"value": float(values.mean()), "low": low, "high": high}
+def general(model: Any, questions: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Sample]]:
+    """Everyday Korean beside stories: bits per byte of the given answers, and how many greedy answers hold the right word."""
+    from lab.models import LocalModel, Sampling
+
+    samples: dict[str, Sample] = {}
+    if isinstance(model, LocalModel):
+        pairs = [Pair(q["id"], q["instruction"], q["output"]) for q in questions]
+        samples["general_bits_per_byte"] = likelihood(model, pairs)[1]["bits_per_byte"]
+    said = [""] * len(questions)
+    sampling = Sampling(0.0, 1.0, GENERAL_TOKENS)
+    for i, answer in model.write([q["instruction"] for q in questions], sampling, [0] * len(questions)):
+        said[i] = answer.text
+    right = [any(word in text for word in q["accept"]) for q, text in zip(questions, said, strict=True)]
+    samples["general_rate"] = mean(right)
+    row = {"general_bits_per_byte": None} | {name: s.value for name, s in samples.items()}
+    return row | {"general_answers": said}, samples
 
 
-def _judge_answers(
-    run_: Run, config: CompareConfig, entry: Entry, prompts: list[Prompt], answers: list[Answer], known: set[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """What the answers are worth by the filter's rules (and the judge), and the rows of answers.jsonl."""
-    import numpy as np
-
+def _assess(
+    rules: FilterConfig,
+    entry: Entry,
+    row: dict[str, Any],
+    samples: dict[str, Sample],
+    texts: Texts,
+    asked: list[Prompt],
+    written: list[Answer],
+) -> Measured:
+    """What the answers are worth by the filter's rules, whether they are copies, and how they differ from one another."""
     from lab.checks import check_pair
-    from lab.metrics import DistinctN, compute
+    from lab.metrics import ChrF, Copied, DistinctN, PassAtK, compute
     from lab.stages.filter import rules_off
 
-    rules: FilterConfig = run_.config("filter")
     off = rules_off(rules)
     pairs = [
         Pair(str(i), p.instruction, a.text, p.character, p.keywords, entry.name, a.finish, a.tokens, a.seconds, "test")
-        for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
+        for i, (p, a) in enumerate(zip(asked, written, strict=True))
     ]
-    reasons = [[f.reason for f in check_pair(p, rules)[0]] for p in pairs]
-    values: dict[str, Any] = {
-        "rule_pass_rate": np.array([not set(r) - off for r in reasons], float),
-        "character_rate": np.array(
-            ["missing_character" not in r and bool(a.text) for r, a in zip(reasons, answers, strict=True)], float
-        ),
-        "keyword_rate": np.array(
-            ["missing_keyword" not in r and bool(a.text) for r, a in zip(reasons, answers, strict=True)], float
-        ),
-        "copied_rate": np.array([not known.isdisjoint(spans([a.text])) for a in answers], float),
-    }
-    intervals = {name: _rate(v) for name, v in values.items()}
-    row: dict[str, Any] = {name: found["value"] for name, found in intervals.items()}
-    row["judge"] = None
-    if config.judge != "none":
-        from lab.judge import judge_pairs
-
-        marks = np.array([m for m, _ in judge_pairs(pairs, config.judge) if m is not None], float)
-        if len(marks):
-            intervals["judge"] = _rate(marks)
-            row["judge"] = intervals["judge"]["value"]
-    seconds = sum(a.seconds for a in answers)
-    row["batch_tokens_per_second"] = sum(a.tokens for a in answers) / seconds if seconds else None
-    row["mean_characters"] = statistics.mean(len(a.text) for a in answers)
-    row |= compute(DistinctN, predictions=[a.text for a in answers])
-    row["reasons"] = {r: sum(r in x for x in reasons) for r in sorted({r for x in reasons for r in x})}
-    append_rows(
-        run_.answers_file,
-        [
-            {
-                "who": entry.who,
-                "name": entry.name,
-                "instruction": p.instruction,
-                "character": p.character,
-                "keywords": list(p.keywords),
-                "text": p.output,
-                "finish": p.finish,
-                "reasons": r,
-                "tokens": p.tokens,
-                "seconds": p.seconds,
-            }
-            for p, r in zip(pairs, reasons, strict=True)
-        ],
+    found = [{f.reason: None if f.start is None else [f.start, f.end] for f in check_pair(p, rules)[0]} for p in pairs]
+    count, again = len(texts.prompts), len(texts.prompts[:PASS_PROMPTS])
+    used = [bool(p.output) and not {"missing_character", "missing_keyword"} & set(f) for p, f in zip(pairs, found, strict=True)]  # fmt: skip
+    first = list(zip(pairs, found, strict=True))[:count]
+    outputs = [p.output for p in pairs[:count]]
+    samples["rule_pass_rate"] = mean([not set(f) - off for _, f in first])
+    for name, reason in (("character_rate", "missing_character"), ("keyword_rate", "missing_keyword")):
+        samples[name] = mean([reason not in f and bool(p.output) for p, f in first])
+    tries = [[used[i], *(used[count + t * again + i] for t in range(PASS_SAMPLES - 1))] for i in range(again)]
+    for k in (1, PASS_SAMPLES):
+        samples[f"pass_at_{k}"] = mean(compute(PassAtK, predictions=tries, k=k)["scores"])
+    copies = compute(Copied, predictions=outputs, corpus=texts.known)
+    samples["copied_rate"] = mean([n >= SPAN for n in copies["lengths"]])
+    # Each answer against that to the next prompt: how alike the model's stories are to one another.
+    samples["self_chrf"] = mean(compute(ChrF, predictions=outputs, references=outputs[1:] + outputs[:1])["scores"])
+    row |= {name: s.value for name, s in samples.items() if name not in ("probes", "reference_perplexity", "reference_bits_per_byte")}  # fmt: skip
+    row |= {"judge": None, "teacher_chrf": None, "longest_copy": copies["longest_copy"]}
+    row["mean_characters"] = statistics.mean(map(len, outputs))
+    row["lengths"] = [len(t) for t in outputs]
+    row |= compute(DistinctN, predictions=outputs)
+    row["reasons"] = {r: sum(r in f for _, f in first) for r in sorted({r for _, f in first for r in f})}
+    return Measured(
+        row,
+        samples,
+        pairs[:count],
+        [pairs[count + t * again : count + (t + 1) * again] for t in range(PASS_SAMPLES - 1)],
+        found,
     )
-    return row, intervals
 
 
-def _speed(model: Any, prompts: list[Prompt]) -> dict[str, float]:
-    """Tokens per second and seconds to the first token of one story at a time: medians of 5 after a warm-up."""
+def _against_teacher(measured: list[Measured]) -> None:
+    """chrF of each answer with the teacher's to the same prompt; for the teacher its second answer with its first.
+
+    So the teacher's own spread stands beside the student's distance: nobody is nearer to it than it is to itself.
+    """
+    from lab.metrics import ChrF, compute
+
+    teacher = next((m for m in measured if m.row["who"] == "teacher"), None)
+    if teacher is None:
+        return
+    for one in measured:
+        theirs = one.answers if one is not teacher else one.again[0]
+        pairs = list(zip(theirs, teacher.answers, strict=False))
+        scores = compute(ChrF, predictions=[a.output for a, _ in pairs], references=[t.output for _, t in pairs])[
+            "scores"
+        ]
+        one.samples["teacher_chrf"] = mean(scores)
+        one.row["teacher_chrf"] = one.samples["teacher_chrf"].value
+
+
+def _judged(config: CompareConfig, measured: list[Measured]) -> list[dict[str, Any]]:
+    """The judge's marks into every row, and each arm's duels with its teacher and with the untrained student."""
+    if config.judge == "none":
+        return []
+    from lab.judge import judge_pairs, same_family
+    from lab.pairwise import duel
+
+    marks = iter([m for m, *_ in judge_pairs([p for one in measured for p in one.answers], config.judge)])
+    for one in measured:
+        own = [next(marks) for _ in one.answers]
+        one.row["judge_marks"] = own
+        if any(m is not None for m in own):
+            one.samples["judge"] = mean(own)
+            one.row["judge"] = one.samples["judge"].value
+    found = []
+    for a in (m for m in measured if m.row["who"] == "arm"):
+        for b in (m for m in measured if m.row["who"] != "arm"):
+            one = duel(a.answers, b.answers, config.judge)
+            if one:
+                family = same_family(config.judge, [a.row["spec"], b.row["spec"]])
+                found.append({"a": a.row["name"], "b": b.row["name"], **one, "same_family": family})
+    return found
+
+
+def _rows(one: Measured) -> list[dict[str, Any]]:
+    """The rows of answers.jsonl: ``sample`` 0 is the answer that all numbers but pass@k rest on."""
+    marks = one.row.pop("judge_marks", None) or [None] * len(one.answers)
+    rows = []
+    pairs = [(0, p) for p in one.answers] + [(t, p) for t, more in enumerate(one.again, 1) for p in more]
+    for i, ((sample, p), found) in enumerate(zip(pairs, one.reasons, strict=True)):
+        row = {"who": one.row["who"], "name": one.row["name"], "sample": sample, "instruction": p.instruction}
+        row |= {"character": p.character, "keywords": list(p.keywords), "text": p.output, "finish": p.finish}
+        row |= {"reasons": list(found), "found": found, "judge": marks[i] if i < len(marks) else None}
+        rows.append(row | {"tokens": p.tokens, "seconds": p.seconds})
+    return rows
+
+
+def _in_turn(
+    models: list[Entry], measured: list[Measured], prompts: list[Prompt], progress: Progress, before: int
+) -> list[dict[str, Any]]:
+    """Speed of all models, round by round in turn and each second round backwards, so that a drift of the machine cancels.
+
+    They stay open together where memory holds them, else each is opened for its turn (and warms up by itself).
+    """
+    from lab.models import LocalModel, open_model
+
+    local = [i for i, m in enumerate(measured) if m.row["size_bytes"]]
+    together = sum(measured[i].row["size_bytes"] for i in local) < 0.6 * _free_memory()
+    times: dict[int, list[dict[str, float]]] = {i: [] for i in local}
+    held: dict[int, Any] = {}
+    try:
+        for turn in range(ROUNDS + 1):
+            for i in local if turn % 2 else reversed(local):
+                model = held.get(i) or open_model(models[i].spec, models[i].revision)
+                if together:
+                    held[i] = model
+                if isinstance(model, LocalModel):
+                    if not together:
+                        _timed(model, prompts, turn)
+                    times[i].append(_timed(model, prompts, turn))
+                if not together:
+                    model.close()
+            progress.step(before + (turn + 1) * len(models))
+    finally:
+        for model in held.values():
+            model.close()
+    return [_medians(times.get(i, [])[1:]) for i in range(len(models))]
+
+
+def _timed(model: Any, prompts: list[Prompt], turn: int) -> dict[str, float]:
+    """One story alone and one serving batch, cut short: seconds to the first token, tokens per second of both."""
     from lab.models import Sampling
 
-    rates, firsts = [], []
-    for number, prompt in enumerate([prompts[0], *(prompts * 2)[:5]]):
-        started, first, count = time.perf_counter(), 0.0, 0
-        for _ in model.stream([model.chat_ids(prompt.instruction)], Sampling(0.8, 1.0, 64), [number]):
-            count += 1
-            first = first or time.perf_counter() - started
-        if number and count > 1:
-            rates.append((count - 1) / (time.perf_counter() - started - first))
-        if number:
-            firsts.append(first)
-    return {
-        "tokens_per_second": statistics.median(rates) if rates else None,
-        "first_token_seconds": statistics.median(firsts),
+    asked = [prompts[(turn * SERVING + i) % len(prompts)].instruction for i in range(SERVING)]
+    ids = [model.chat_ids(a) for a in asked]
+    found: dict[str, float] = {}
+    first, rate = _stream(lambda: model.stream(ids[:1], Sampling(0.8, 1.0, SINGLE_TOKENS), [turn]))
+    found["first_token_seconds"] = first
+    if rate:
+        found["tokens_per_second"] = rate
+    _, rate = _stream(lambda: model.stream(ids, Sampling(0.8, 1.0, SERVING_TOKENS), list(range(SERVING))))
+    if rate:
+        found["batch_tokens_per_second"] = rate
+    return found
+
+
+def _stream(start: Callable[[], Any]) -> tuple[float, float | None]:
+    """(seconds to the first step, tokens per second after it)."""
+    started, first, count = time.perf_counter(), 0.0, 0
+    for step in start():
+        if first:
+            count += len(step)
+        first = first or time.perf_counter() - started
+    spent = time.perf_counter() - started - first
+    return first, count / spent if count else None
+
+
+def _medians(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """The median of every measure over the rounds, and its least and greatest value as its spread."""
+    names = ("tokens_per_second", "batch_tokens_per_second", "first_token_seconds")
+    values = {n: [r[n] for r in rounds if n in r] for n in names}
+    return {n: statistics.median(v) if v else None for n, v in values.items()} | {
+        "spread": {n: {"low": min(v), "high": max(v), "rounds": len(v)} for n, v in values.items() if v}
     }
+
+
+def _free_memory() -> int:
+    """Bytes that models may take: the GPU's, else this machine's."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def _memory_now() -> int:
@@ -379,116 +678,6 @@ def _peak(idle: int) -> int:
     return max(0, peak * (1 if sys.platform == "darwin" else 1024) - idle)
 
 
-def spans(texts: Iterator[str] | Sequence[str]) -> set[str]:
-    """Every passage of ``SPAN`` characters, white space folded."""
-    found: set[str] = set()
-    for text in texts:
-        flat = " ".join(text.split())
-        found.update(flat[i : i + SPAN] for i in range(len(flat) - SPAN + 1))
-    return found
-
-
-def find_leaks(known: set[str], sets: dict[str, Sequence[Pair]]) -> list[dict[str, Any]]:
-    """Evaluation texts that share a passage with a training output: set, id, first passage, share of its passages."""
-    leaks = []
-    for name, pairs in sets.items():
-        for pair in pairs:
-            flat = " ".join(pair.output.split())
-            shared = [s for i in range(len(flat) - SPAN + 1) if (s := flat[i : i + SPAN]) in known]
-            if shared:
-                leaks.append(
-                    {
-                        "set": name,
-                        "id": pair.id,
-                        "span": shared[0],
-                        "share": round(len(shared) / (len(flat) - SPAN + 1), 3),
-                    }
-                )
-    return sorted(leaks, key=lambda x: (x["set"] != "reference", -x["share"]))
-
-
-def _number(model: dict[str, Any], metric: str) -> float | None:
-    if metric == "probes":
-        return model["probes"]["pass"] / model["probes"]["total"] if model["probes"] else None
-    if metric.startswith("reference_"):
-        return model["reference"][metric.removeprefix("reference_")]
-    return model.get(metric)
-
-
-def retained(arm: dict[str, Any], teacher: dict[str, Any]) -> dict[str, float | None]:
-    """The arm against its teacher, metric by metric: for quality and speed above 1 is better than the teacher.
-
-    Perplexity and bits per byte are turned round (teacher / arm); sizes, memory and first-token time are plain
-    ratios arm / teacher, where less is better. Perplexity is left out across vocabularies. None: not measured.
-    """
-    found: dict[str, float | None] = {}
-    for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER, *SMALLER):
-        a, t = _number(arm, metric), _number(teacher, metric)
-        if metric in LOWER_IS_BETTER:
-            a, t = t, a
-        across = metric.endswith("perplexity") and arm.get("tokenizer") != teacher.get("tokenizer")
-        found[metric] = a / t if a is not None and t and not across else None
-    return found
-
-
-def verdict(models: list[dict[str, Any]], retention: dict[str, dict[str, float | None]]) -> dict[str, str]:
-    """One plain sentence on the best arm, by rule pass rate and then by bits per byte; bad news included."""
-    arms = [m for m in models if m["who"] == "arm"]
-    if not arms:
-        return {
-            "en": "No arm has been trained yet, so nothing was distilled.",
-            "ko": "아직 학습한 갈래가 없어 증류 결과가 없습니다.",
-        }
-    arm = max(arms, key=lambda m: (m["rule_pass_rate"], -(m["bits_per_byte"] or 0)))
-    bases = [m for m in models if m["who"] == "base"]
-    base = next((b for b in bases if b.get("tokenizer") == arm.get("tokenizer")), bases[0] if bases else None)
-    rates = f"{arm['rule_pass_rate']:.0%}"
-    if arm["name"] not in retention:
-        before = f"{base['rule_pass_rate']:.0%}" if base else "-"
-        return {
-            "en": f"Of the stories of arm {arm['name']}, {rates} pass all rules (untrained student {before}); there is no teacher to compare with, the pairs were brought along.",
-            "ko": f"{arm['name']} 갈래의 이야기 가운데 {rates} 이(가) 모든 규칙을 통과했습니다(학습 전 학생 {before}). 직접 가져온 쌍이라 견줄 교사가 없습니다.",
-        }
-    teacher, kept = models[0], retention[arm["name"]]
-    share = kept["rule_pass_rate"]
-    faster, smaller = kept["tokens_per_second"], kept["size_bytes"]
-    en = f"Of the stories of arm {arm['name']}, {rates} pass all rules (teacher {teacher['rule_pass_rate']:.0%}"
-    ko = f"갈래 {arm['name']}: 이야기의 {rates}가 모든 규칙을 통과했습니다(교사 {teacher['rule_pass_rate']:.0%}"
-    if base:
-        en += f", untrained student {base['rule_pass_rate']:.0%}"
-        ko += f", 학습 전 학생 {base['rule_pass_rate']:.0%}"
-    if smaller and faster:
-        en += f"; {smaller:.2f} of its size, {faster:.1f} times its speed"
-        ko += f"; 교사의 크기 {smaller:.2f}배, 속도 {faster:.1f}배"
-    gained = base is None or arm["intervals"]["rule_pass_rate"]["low"] > base["intervals"]["rule_pass_rate"]["high"]
-    if share is None:
-        tail = (
-            "the teacher passes none, so there is no quality to keep",
-            "교사가 하나도 통과하지 못해 견줄 품질이 없습니다",
-        )
-    elif share > 1.05:
-        tail = (
-            "it seems to beat its teacher, which needs an explanation (a leak, easier text or a broken teacher setting)",
-            "교사보다 좋아 보이므로 까닭을 확인해야 합니다(누출, 쉬운 글, 잘못된 교사 설정)",
-        )
-    elif share >= TARGET:
-        tail = (
-            f"it keeps {share:.0%} of the teacher's pass rate, which reaches the target",
-            f"교사 통과율의 {share:.0%}를 지켜 목표에 닿았습니다",
-        )
-    else:
-        tail = (
-            f"it keeps only {share:.0%} of the teacher's pass rate, below the target of {TARGET:.0%}",
-            f"교사 통과율의 {share:.0%}에 그쳐 목표 {TARGET:.0%}에 못 미칩니다",
-        )
-    if not gained:
-        tail = (
-            f"{tail[0]}; a gain over the untrained student is not shown",
-            f"{tail[1]}. 학습 전 학생보다 나아졌다고 말할 수 없습니다",
-        )
-    return {"en": f"{en}): {tail[0]}.", "ko": f"{ko}). {tail[1]}."}
-
-
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("parameters", "params", "{:,.0f}"),
     ("perplexity", "ppl", "{:.2f}"),
@@ -512,7 +701,7 @@ def table(report: dict[str, Any]) -> str:
         name = model["who"] if model["who"] != "arm" else f"arm {model['name']}"
         cells = [name]
         for metric, _, form in COLUMNS:
-            value = _number(model, metric)
+            value = number(model, metric)
             scale = 1e6 if metric == "peak_memory_bytes" else 1
             cells.append("-" if value is None else form.format(value / scale))
         rows.append(cells)
