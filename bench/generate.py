@@ -51,7 +51,7 @@ def one_by_one(count: int) -> None:
             max_new_tokens=CONFIG.max_new_tokens,
         )
         tokens += out.shape[1] - ids["input_ids"].shape[1]
-    print(json.dumps({"tokens": tokens, "writing": time.perf_counter() - started}))
+    print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - started}))
 
 
 def timed(name: str, count: int, command: list[str], home: str) -> dict[str, Any]:
@@ -68,10 +68,11 @@ def timed(name: str, count: int, command: list[str], home: str) -> dict[str, Any
     seconds = time.perf_counter() - started
     facts = json.loads(told.stdout)
     facts["per_second"] = facts["tokens"] / seconds
-    start_up = seconds - facts["writing"]
+    writing = facts["seconds"]
+    start_up = seconds - writing
     print(
-        f"{name}: {count} stories, {facts['tokens']} tokens in {seconds:.1f} s (start-up {start_up:.1f} s): "
-        f"{facts['per_second']:.0f} tokens/s, {facts['tokens'] / facts['writing']:.0f} while writing",
+        f"{name}: {count} stories, {facts['tokens']} tokens in {seconds:.1f} s ({start_up:.1f} s of it not writing): "
+        f"{facts['per_second']:.0f} tokens/s, {facts['tokens'] / writing:.0f} while writing",
         flush=True,
     )
     return facts

@@ -38,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--preset", default="mini", choices=list(config.PRESETS))
     whole.add_argument("--pairs", type=int)
     add("generate", "the teacher writes pairs; resumes where it stopped", stage="generate")
+    add("preview", "five stories now, and minutes, money and kept pairs of the whole", stage="generate")
+    add("check", "whether the teacher can write Korean tales", stage="generate")
     add("import", "bring your own pairs in place of generate").add_argument("file", type=Path, metavar="FILE.jsonl")
     add("filter", "a verdict for every pair", stage="filter")
     review = add("review", "human review outside the app")
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     licence.add_argument("--teacher", required=True)
     licence.add_argument("--student", required=True)
     licence.add_argument("--data", action="append", default=[], metavar="LICENCE")
+    add("checklist", "the eight checks before publishing: ok, warn or todo with the measured value")
     add("status", "where a run stands")
     add("list", "all runs", run=None)
     return top
@@ -129,6 +132,10 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
     if args.command == "status":
         status = _status(run)
         return status, "\n".join(f"{k:9} {v}" for k, v in status["stages"].items())
+    if args.command == "checklist":
+        from lab import checklist
+
+        return checklist.as_json(run), checklist.table(run)
     if args.command == "import":
         from lab.stages.generate import import_pairs
 
@@ -136,13 +143,26 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
         return facts, f"{facts['pairs']} pairs imported into {run.id}"
     if args.command == "review":
         return _review(run, args)
+    if args.command in ("preview", "check"):
+        return _look_ahead(run, args, argv)
     options = {k: v for k, v in vars(args).items() if k in config.STAGES[args.command].__dataclass_fields__}
     facts = _stage(run, args.command, options, argv)
     if args.command == "compare":
         from lab.stages.compare import table
 
         return facts, table(facts)
-    return facts, "\n".join(f"{k}: {v}" for k, v in facts.items())
+    return facts, "\n".join(f"{k}: {v}" for k, v in facts.items() if k != "by_phrasing")
+
+
+def _look_ahead(run: Run, args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], str]:
+    from lab.preview import COMMANDS
+
+    look, tell = COMMANDS[args.command]
+    options = {k: v for k, v in vars(args).items() if k in config.STAGES["generate"].__dataclass_fields__}
+    with jobs.at_work(run, args.command, argv, say=True) as progress:
+        _listen(progress)
+        found = look(run, run.config("generate", **options), progress)
+    return found, tell(found)
 
 
 def _review(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str]:

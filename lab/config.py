@@ -100,11 +100,77 @@ class GenerateConfig:
         high=1024,
         step=1,
         more=True,
-        help_en="0 finds it by itself.",
-        help_ko="0이면 알아서 찾습니다.",
+        help_en="0 finds it by itself. At an endpoint: requests in flight.",
+        help_ko="0이면 알아서 찾습니다. 엔드포인트에서는 동시에 보내는 요청 수",
     )
     revision: str = knob(
         "", "Teacher revision", "교사 리비전", more=True, help_en="Commit of the Hub model.", help_ko="허브 모델의 커밋"
+    )
+    four_bit: bool = knob(
+        False,
+        "4-bit teacher",
+        "4비트 교사",
+        more=True,
+        help_en="A quarter of the memory; for a GPU.",
+        help_ko="메모리를 4분의 1만 씁니다. GPU에 알맞습니다.",
+    )
+    base_url: str = knob(
+        "",
+        "Endpoint address",
+        "엔드포인트 주소",
+        more=True,
+        help_en="Of an api: teacher, ending in /v1; empty takes OPENAI_BASE_URL.",
+        help_ko="api: 교사의 주소(/v1로 끝남). 비워 두면 OPENAI_BASE_URL",
+    )
+    price_in: float = knob(
+        0.0,
+        "Price, dollars per million tokens read",
+        "읽는 토큰 100만 개의 값(달러)",
+        low=0.0,
+        high=1000.0,
+        step=0.01,
+        more=True,
+        help_en="Of the endpoint, for the estimate and the budget.",
+        help_ko="엔드포인트의 값. 어림과 예산에 씁니다.",
+    )
+    price_out: float = knob(
+        0.0,
+        "Price, dollars per million tokens written",
+        "쓰는 토큰 100만 개의 값(달러)",
+        low=0.0,
+        high=1000.0,
+        step=0.01,
+        more=True,
+    )
+    max_minutes: float = knob(
+        0.0,
+        "Budget: minutes",
+        "예산: 분",
+        low=0.0,
+        high=100_000.0,
+        step=1.0,
+        more=True,
+        help_en="Of each start; 0 is no limit. What is written by then is kept.",
+        help_ko="시작할 때마다 셉니다. 0이면 제한 없음. 그때까지 쓴 이야기는 남습니다.",
+    )
+    max_dollars: float = knob(
+        0.0,
+        "Budget: dollars",
+        "예산: 달러",
+        low=0.0,
+        high=100_000.0,
+        step=0.1,
+        more=True,
+        help_en="Of the whole run at an endpoint; 0 is no limit. Needs the price.",
+        help_ko="엔드포인트에서 이 실험 전체에 쓸 돈. 0이면 제한 없음. 값을 적어야 셉니다.",
+    )
+    set_aside: bool = knob(
+        False,
+        "Set rows of another setting aside",
+        "다른 설정의 쌍 치워 두기",
+        more=True,
+        help_en="Moves pairs that another teacher, seed or sampling wrote into a file beside, instead of refusing.",
+        help_ko="다른 교사, 시드, 표집으로 쓴 쌍이 있으면 거절하지 않고 옆 파일로 옮깁니다.",
     )
 
 

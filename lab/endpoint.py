@@ -41,17 +41,21 @@ class EndpointModel:
     """A served model, ready to write. The key stays in this object and in no message."""
 
     def __init__(self, spec: str, key: str | None = None, base_url: str = "") -> None:
-        """``base_url`` empty takes OPENAI_BASE_URL. The key of the environment never goes to another address."""
+        """``base_url`` empty takes OPENAI_BASE_URL.
+
+        Without ``key`` it is LAB_ENDPOINT_KEY, else OPENAI_API_KEY, which never goes to another address than
+        OPENAI_BASE_URL: on a shared Space somebody else may have typed that address.
+        """
         import openai
 
         self.spec = spec
         self.name = spec.removeprefix("api:")
-        known = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self.revision = (base_url.strip() or known).rstrip("/")
-        if not key and self.revision == known.rstrip("/"):
-            key = os.environ.get("OPENAI_API_KEY")
-        elif not key:
-            key = "none"  # a server of one's own asks for no key, and somebody else's shall not get ours
+        known = (os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
+        self.revision = base_url.strip().rstrip("/") or known
+        key = key or os.environ.get("LAB_ENDPOINT_KEY")
+        if not key:
+            # A server of one's own asks for no key.
+            key = os.environ.get("OPENAI_API_KEY") if self.revision == known else "none"
         if not key:
             raise Problem(
                 "No key for the endpoint. Set OPENAI_API_KEY (any word will do for a server of your own) and OPENAI_BASE_URL.",
@@ -80,7 +84,8 @@ class EndpointModel:
         A new request starts only after an answer was taken. When the server says 429 or 503 the number in flight is
         halved, and grows again by one a round. A request that the server refuses for good is left out, noted and
         counted in ``failed``; an address, key or model that does not work raises Problem. ``tick`` gets the new
-        tokens of each answer, and 0 a few times a second while nothing arrives; what it raises cancels all requests.
+        tokens as they come, and 0 a few times a second, when it may raise: that cancels what is in flight, and
+        every answer that has arrived was handed over.
         """
         import openai
 
@@ -114,9 +119,9 @@ class EndpointModel:
                         f"The server is busy: {int(told)} requests in flight instead of {int(self._most)}.",
                         f"서버가 바쁩니다. 동시에 보내는 요청을 {int(self._most)}개에서 {int(told)}개로 줄였습니다.",
                     )
-                if tick and not done:
-                    tick(0)
-                for task in done:
+                new = 0
+                # Failures last: what has arrived is handed over before one of them ends the run.
+                for task in sorted(done, key=lambda t: t.exception() is not None):
                     i = flying.pop(task)
                     try:
                         answer = task.result()
@@ -127,9 +132,12 @@ class EndpointModel:
                         raise self._broken(error) from None
                     answered += 1
                     self._limit = min(self._most, self._limit + 1 / self._limit)
-                    if tick:
-                        tick(answer.tokens)
+                    new += answer.tokens
                     yield i, answer
+                if tick and new:
+                    tick(new)
+                if tick:
+                    tick(0)
         finally:
             loop.run_until_complete(_hang_up(client, list(flying)))
             loop.close()

@@ -119,7 +119,7 @@ class LocalModel:
     @property
     def parameters(self) -> int:
         """Number of weights, the adapter's included."""
-        return sum(p.numel() for p in self.model.parameters())
+        return self.model.num_parameters()
 
     @property
     def size_bytes(self) -> int:
@@ -207,7 +207,7 @@ class LocalModel:
         ``batch_size`` 0 takes what suits the device; out of memory halves it and says so through ``note``. Requests of
         similar length meet in one batch, but only among a few batches in a row: who stops early has a fair sample.
         ``seconds`` of an answer is its share of the time its batch took. ``tick`` gets the number of new tokens at
-        every step; what it raises ends the writing, and the batch at hand is lost.
+        every step, and 0 between batches, when it may raise to end the writing without a loss.
         """
         size = batch_size or self.default_batch()
         for start in range(0, len(instructions), size * WINDOW):
@@ -216,6 +216,8 @@ class LocalModel:
             order = sorted(window, key=lambda i: -len(encoded[i]))
             while order:
                 batch = order[:size]
+                if tick:
+                    tick(0)
                 try:
                     answers = self._write_batch([encoded[i] for i in batch], sampling, [seeds[i] for i in batch], tick)
                 except RuntimeError as error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ import pytest
 from lab import domain
 from lab.config import GenerateConfig
 from lab.models import LocalModel, Sampling, open_model
-from lab.problems import Problem
+from lab.problems import Problem, Stopped
 from lab.progress import Progress
+from lab.records import read_rows
 from lab.run import find_run, new_run
 from lab.stages import generate
+from tests.fakeapi import Served, serving
 
 SHORT = GenerateConfig(pairs=6, max_new_tokens=24, batch_size=4)
 
@@ -158,3 +161,130 @@ def test_own_pairs_take_the_teachers_place(tmp_path: Path) -> None:
     assert generate.import_pairs(run, path)["pairs"] == 5
     assert find_run(run.id).state("generate") == "done"
     assert all(p.teacher == "import" for p in run.pairs())
+
+
+def test_every_faulty_line_of_an_import_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    good = json.dumps({"instruction": "부탁", "output": "이야기"}, ensure_ascii=False)
+    lines = [good, "{broken", '{"instruction": "a"}', "[]", '{"instruction": "a", "output": "b", "keywords": "비"}', ""]
+    path.write_text("\n".join(lines), "utf-8")
+    pairs, faults = generate.read_own(path)
+    assert len(pairs) == 1 and [number for number, _, _ in faults] == [2, 3, 4, 5]
+    assert [en.split(" (")[0] for _, en, _ in faults] == [
+        "not JSON",
+        "output is missing",
+        "not a JSON object",
+        "keywords must be a list of texts",
+    ]
+    with pytest.raises(Problem) as caught:
+        generate.import_pairs(new_run(), path)
+    assert "line 2" in caught.value.en and "line 5" in caught.value.en and "5번째 줄" in caught.value.ko
+
+
+def test_rows_of_another_setting_can_be_set_aside_and_are_kept() -> None:
+    run = new_run()
+    _generate(run, SHORT)
+    before = list(run.pairs())
+    facts = _generate(run, replace(SHORT, seed=5, set_aside=True))
+    assert facts["pairs"] == 6 and not {p.id for p in before} & {p.id for p in run.pairs()}
+    beside = [p for p in run.pairs_file.parent.glob("pairs-*.jsonl")]
+    assert [json.loads(line)["id"] for line in beside[0].read_text("utf-8").splitlines()] == [p.id for p in before]
+    assert run.config("generate").set_aside is False  # the next start asks again
+
+
+def test_a_budget_of_minutes_stops_cleanly_and_the_next_start_goes_on() -> None:
+    run = new_run()
+    facts = _generate(run, replace(SHORT, pairs=8, batch_size=2, max_minutes=1e-6))
+    assert facts["budget"] == "minutes" and facts["pairs"] == 0 and run.done("generate")
+    facts = _generate(run, replace(SHORT, pairs=8, batch_size=2))
+    assert facts["pairs"] == 8 and "budget" not in facts
+
+
+def endpoint(served: Served, **changes) -> GenerateConfig:
+    return GenerateConfig(teacher="api:tale", base_url=served.url, price_in=100.0, price_out=1000.0, **changes)
+
+
+def test_a_budget_of_dollars_counts_the_whole_run() -> None:
+    """Each answer costs 10 tokens read at 100 dollars a million and 20 written at 1000: 2.1 cents."""
+    run = new_run()
+    with serving() as served:
+        facts = _generate(run, endpoint(served, pairs=50, batch_size=1, max_dollars=0.1))
+        assert facts["budget"] == "dollars" and facts["pairs"] == 5 and facts["dollars"] == pytest.approx(0.105)
+        facts = _generate(run, endpoint(served, pairs=50, batch_size=1, max_dollars=0.15))
+        assert facts["pairs"] == 8 and facts["dollars"] == pytest.approx(0.168)
+        with pytest.raises(Problem, match="price"):
+            _generate(run, replace(endpoint(served), price_in=0.0, price_out=0.0, max_dollars=1.0))
+
+
+def test_an_endpoints_run_resumes_without_asking_again_and_keeps_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_ENDPOINT_KEY", "sk-secret-0123456789")
+    run = new_run()
+    with serving([""] * 10 + [403]) as served:
+        with pytest.raises(Problem):
+            _generate(run, endpoint(served, pairs=20, batch_size=4))
+        before = len(list(run.pairs()))
+        asked = served.requests
+        assert 0 < before < 20
+        assert _generate(run, endpoint(served, pairs=20, batch_size=4))["pairs"] == 20
+        assert served.requests - asked == 20 - before
+        assert served.keys == {"Bearer sk-secret-0123456789"}
+    kept = b"".join(p.read_bytes() for p in run.folder.rglob("*") if p.is_file())
+    assert b"sk-secret" not in kept
+    ids = [p.id for p in run.pairs()]
+    assert len(set(ids)) == 20 and all(p.tokens == 20 for p in run.pairs())
+
+
+def test_requests_refused_for_good_leave_their_rows_out_and_are_counted() -> None:
+    run = new_run()
+    with serving([400]) as served:
+        facts = _generate(run, endpoint(served, pairs=12, batch_size=1))
+        assert facts["pairs"] == 11 and facts["failed"] == 1
+        assert _generate(run, endpoint(served, pairs=12, batch_size=1))["pairs"] == 12
+
+
+def test_a_stop_between_batches_loses_no_answer() -> None:
+    run = new_run()
+    progress = Progress(run, "generate", [])
+
+    class Stopping(Progress):
+        """Asked to stop as soon as the first row is there."""
+
+        @property
+        def stopping(self) -> bool:
+            return bool(run.pairs_file.exists())
+
+    with pytest.raises(Stopped):
+        generate.run(run, SHORT, Stopping(run, "generate", []))
+    assert len(list(run.pairs())) == SHORT.batch_size  # the whole batch, not its first row
+    assert generate.run(run, SHORT, progress)["pairs"] == 6
+
+
+def test_a_teacher_whose_first_stories_fail_is_flagged_while_it_goes_on() -> None:
+    run = new_run()
+    with serving(text="죄송합니다. 저는 인공지능이라 쓸 수 없습니다.") as served:
+        _generate(run, endpoint(served, pairs=30, batch_size=8))
+    notes = [row["en"] for row in read_rows(run.log_file) if row.get("event") == "note"]
+    assert any(note.startswith("Only 0 of the first 20") for note in notes)
+
+
+def test_done_json_tells_coverage_and_diversity_by_phrasing() -> None:
+    run = new_run()
+    with serving() as served:
+        facts = _generate(run, endpoint(served, pairs=120))
+    assert facts["characters"] == 120 and facts["character_most"] == 1 and facts["pairs"] == 120
+    assert sum(g["pairs"] for g in facts["by_phrasing"].values()) == 120 and len(facts["by_phrasing"]) == 60
+    assert {"distinct_1", "distinct_2", "distinct_3", "near_duplicates", "self_bleu"} <= facts.keys()
+    assert facts.items() <= (run.done("generate") or {}).items()
+
+
+def test_pairs_leave_as_jsonl_and_parquet_with_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = new_run()
+    with pytest.raises(Problem, match="no pairs"):
+        generate.export_pairs(run, tmp_path)
+    with serving() as served:
+        _generate(run, endpoint(served, pairs=5))
+    jsonl, parquet = generate.export_pairs(run, tmp_path / "out")
+    rows = [json.loads(line) for line in jsonl.read_text("utf-8").splitlines()]
+    assert pq.read_table(parquet).to_pylist() == rows and len(rows) == 5

@@ -1,0 +1,212 @@
+"""Models: tokens are drawn from the distribution that was asked for; batches, memory, GGUF files and 4-bit weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab import domain, models
+from lab.models import LocalModel, Sampling, open_model
+from lab.problems import Problem
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny: str) -> LocalModel:
+    opened = open_model(tiny)
+    assert isinstance(opened, LocalModel)
+    return opened
+
+
+def shares(logits: list[float], sampling: Sampling, draws: int = 40_000) -> list[float]:
+    """How often each token is drawn with evenly spread chances: exact to 1 / draws."""
+    chances = (torch.arange(draws) + 0.5) / draws
+    tokens = models._draw(torch.tensor(logits).expand(draws, -1), sampling, chances)
+    return [float((tokens == i).float().mean()) for i in range(len(logits))]
+
+
+def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
+    logits = [1.0, 2.0, -1.0, 0.5, float("-inf")]
+    wanted = (torch.tensor(logits) / 0.7).softmax(-1).tolist()
+    assert shares(logits, Sampling(0.7)) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
+    wanted = torch.tensor([2.0, 1.0, 0.0, -3.0]).softmax(-1)
+    kept = wanted[:2] / wanted[:2].sum()  # 0.66 and 0.24 reach 0.85
+    assert shares([2.0, 1.0, 0.0, -3.0], Sampling(1.0, 0.85)) == pytest.approx([*kept.tolist(), 0, 0], abs=1e-4)
+
+
+def test_the_last_chance_never_draws_an_impossible_token() -> None:
+    logits = torch.tensor([[0.3, 1.7, float("-inf"), float("-inf")]])
+    token = models._draw(logits, Sampling(1.0), torch.tensor([1 - 2**-24]))
+    assert token.item() == 1
+
+
+def test_a_seed_draws_the_same_story_whatever_its_neighbours(model: LocalModel) -> None:
+    asked = [p.instruction for p in domain.prompts(6, 1)]
+    sampling = Sampling(0.9, 1.0, 16)
+    together = dict(model.write(asked, sampling, range(6), 6))
+    alone = {i: next(model.write([asked[i]], sampling, [i], 1))[1] for i in range(6)}
+    assert {i: a.text for i, a in together.items()} == {i: a.text for i, a in alone.items()}
+
+
+def test_a_growing_cache_holds_what_the_librarys_own_does(model: LocalModel) -> None:
+    """Across several blocks of room, and after rows have left."""
+    from transformers import DynamicCache
+
+    torch.manual_seed(0)
+    ours, theirs = models._Rows(), DynamicCache(config=model.model.config).layers[0]
+    for width in (70, 1, 1, 64, 1):
+        key, value = torch.randn(4, 2, width, 8), torch.randn(4, 2, width, 8)
+        for mine, other in zip(ours.update(key, value), theirs.update(key, value), strict=True):
+            assert torch.equal(mine, other)
+    keep = torch.tensor([2, 0])
+    ours.batch_select_indices(keep)
+    theirs.batch_select_indices(keep)
+    assert torch.equal(ours.keys, theirs.keys) and ours.get_seq_length() == theirs.get_seq_length() == 137
+
+
+class Cramped(LocalModel):
+    """Memory for two rows and not one more; says so as CUDA or as the CPU's allocator does."""
+
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
+
+    def stream(self, prompts, sampling, seeds):
+        if len(prompts) > 2:
+            raise self.error
+        return super().stream(prompts, sampling, seeds)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate")])
+def test_out_of_memory_halves_the_batch_and_says_so(model: LocalModel, error: RuntimeError) -> None:
+    cramped = Cramped(model.spec, model.model, model.tokenizer, model.revision)
+    cramped.error = error
+    asked = [p.instruction for p in domain.prompts(9, 1)]
+    notes: list[str] = []
+    found = dict(cramped.write(asked, Sampling(0.0, 1.0, 8), [0] * 9, 8, lambda en, ko: notes.append(en)))
+    plain = dict(model.write(asked, Sampling(0.0, 1.0, 8), [0] * 9, 8))
+    assert {i: a.text for i, a in found.items()} == {i: a.text for i, a in plain.items()}
+    assert notes == ["Out of memory: batch halved to 4.", "Out of memory: batch halved to 2."]
+
+
+def test_another_fault_is_no_lack_of_memory(model: LocalModel) -> None:
+    cramped = Cramped(model.spec, model.model, model.tokenizer, model.revision)
+    cramped.error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(cramped.write(["토끼"] * 3, Sampling(0.0, 1.0, 4), [0] * 3, 3))
+
+
+def test_a_model_that_fits_not_even_once_is_a_problem(model: LocalModel) -> None:
+    class Full(Cramped):
+        def stream(self, prompts, sampling, seeds):
+            raise self.error
+
+    full = Full(model.spec, model.model, model.tokenizer, model.revision)
+    with pytest.raises(Problem, match="smaller model"):
+        list(full.write(["토끼"] * 3, Sampling(0.0, 1.0, 4), [0] * 3, 3))
+
+
+def test_the_probe_tries_growing_batches_and_keeps_to_memory(model: LocalModel, monkeypatch) -> None:
+    steps = model.step_seconds("토끼 이야기", Sampling(max_new_tokens=32))
+    assert [*steps][:2] == [1, 4] and all(s > 0 for s in steps.values()) and max(steps) <= models.MOST_ROWS
+    monkeypatch.setattr(LocalModel, "default_batch", lambda self, tokens=0: 2)
+    assert max(model.step_seconds("토끼 이야기", Sampling(max_new_tokens=32))) <= 2
+
+
+def test_4_bit_weights_write_too_and_are_told_apart(tiny: str, model: LocalModel) -> None:
+    pytest.importorskip("bitsandbytes")
+    packed = open_model(tiny, four_bit=True)
+    assert isinstance(packed, LocalModel)
+    assert packed.parameters == model.parameters and packed.size_bytes < model.size_bytes
+    assert packed.revision == f"{model.revision}-4bit"
+    answers = list(packed.write(["토끼 이야기"] * 3, Sampling(0.8, 1.0, 8), [1, 2, 3], 3))
+    assert len(answers) == 3
+
+
+def gguf_of(model: LocalModel, path: Path) -> None:
+    """The tiny model as a GGUF file, written by ggml's own library, as llama.cpp's converter would."""
+    import gguf
+
+    config, tokenizer = model.model.config, model.tokenizer
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    ids = tokenizer.get_vocab()
+    tokens = sorted(ids, key=ids.get)
+    writer.add_token_list(tokens)
+    special = set(tokenizer.all_special_tokens)
+    writer.add_token_types([3 if t in special else 1 for t in tokens])
+    import json
+
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "post_attention_layernorm": "ffn_norm",
+        "input_layernorm": "attn_norm",
+        "model.layers.": "blk.",
+    }
+    for name, tensor in model.model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_writes_the_same_stories(model: LocalModel, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    path = tmp_path / "tiny.gguf"
+    gguf_of(model, path)
+    opened = open_model(str(path))
+    assert isinstance(opened, LocalModel)
+    asked = [p.instruction for p in domain.prompts(3, 2)]
+    greedy = Sampling(0.0, 1.0, 12)
+    assert opened.chat_ids(asked[0]) == model.chat_ids(asked[0])
+    theirs, ours = (dict(m.write(asked, greedy, [0] * 3, 3)) for m in (opened, model))
+    assert {i: a.text for i, a in theirs.items()} == {i: a.text for i, a in ours.items()}
+    assert len(opened.revision) == 12 and opened.revision != model.revision
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"none\.gguf"):
+        open_model(str(tmp_path / "none.gguf"))
+
+
+def test_precision_follows_the_device() -> None:
+    cuda = torch.device("cuda")
+    assert models.pick_dtype(cuda, (7, 5)) == torch.float16  # a T4 only emulates bf16
+    assert models.pick_dtype(cuda, (8, 0)) == models.pick_dtype(cuda, (9, 0)) == torch.bfloat16
+    assert models.pick_dtype(torch.device("cpu")) == torch.float32
