@@ -6,13 +6,18 @@ import os
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from lab.ui import chat, compare, filter, generate, header, job, publish, train
+from lab.ui import api, chat, checklist, compare, filter, generate, header, job, publish, runs, train
 from lab.ui.page import QUIET, Page
+from lab.ui.shared import Guests
 from lab.ui.texts import say
-from lab.ui.theme import CSS, theme
+from lab.ui.theme import CSS, HEAD, theme
 
 TABS = {"generate": generate, "filter": filter, "train": train, "compare": compare, "publish": publish, "chat": chat}
+
+CACHE = (3600, 24 * 3600)
+"""Seconds between two looks for, and age of, uploaded and downloaded files that are removed."""
 
 
 def translated(page: Page, language: str) -> list[Any]:
@@ -22,12 +27,16 @@ def translated(page: Page, language: str) -> list[Any]:
 
 def build() -> gr.Blocks:
     """The whole page."""
-    with gr.Blocks(title=f"{say('title', 'ko')} · {say('title', 'en')}", analytics_enabled=False) as demo:
+    with gr.Blocks(
+        title=f"{say('title', 'ko')} · {say('title', 'en')}", analytics_enabled=False, delete_cache=CACHE
+    ) as demo:
         page = header.build()
+        runs.build(page)
+        checklist.build(page)
         outputs, look = job.build(page)
         with gr.Tabs():
             for name, tab in TABS.items():
-                with page.label(gr.Tab(say(name, "ko"), id=name), label=name):
+                with page.label(gr.Tab(say(name, "ko"), id=name, elem_id=f"tab-{name}"), label=name):
                     tab.build(page)
         # What a visitor sees before the first answer of the server is Korean already.
         for component, words in page.labels:
@@ -36,19 +45,29 @@ def build() -> gr.Blocks:
         again = job.bind(page, outputs, look)
         targets = [component for component, _ in page.labels]
         page.language.change(lambda language: translated(page, language), page.language, targets, **QUIET)
-        demo.load(header.opened, None, [page.language, page.run, page.greeting, page.drawer], **QUIET).then(
-            *again, **QUIET
-        )
+        demo.load(header.opened, None, [page.language, page.run, page.greeting], **QUIET).then(*again, **QUIET)
+        api.build()
     return demo
 
 
-if __name__ == "__main__":
-    build().queue(default_concurrency_limit=4).launch(
-        server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1",
-        server_port=int(os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or 7860),
+def launch(demo: gr.Blocks, **where: Any) -> Any:
+    """Serve the page; ``where`` goes to Gradio's launch."""
+    return demo.queue(default_concurrency_limit=4, max_size=200).launch(
         theme=theme(),
         css=CSS,
+        head=HEAD,
         run_history=False,
         footer_links=[],
         ssr_mode=False,
+        max_file_size="200mb",
+        app_kwargs={"middleware": [Middleware(Guests)]},
+        **where,
+    )
+
+
+if __name__ == "__main__":
+    launch(
+        build(),
+        server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1",
+        server_port=int(os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or 7860),
     )

@@ -1,15 +1,21 @@
 """The app's page: light to import, the same in both languages, with a field for every knob."""
 
+import os
+import socket
 import string
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 
-from lab import checks
+import gradio as gr
+import pytest
+
+from lab import checks, jobs
 from lab.config import STAGES, preset_config
-from lab.records import Pair, Verdict, append_rows
-from lab.run import new_run
+from lab.records import Pair, Verdict, append_rows, write_json
+from lab.run import find_run, new_run
 from lab.ui import form, story, texts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,10 +106,155 @@ def test_tabs_show_what_the_run_holds_and_else_say_what_to_do():
     assert texts.say("empty_train", "en") in train.view(run, "en")[1]
     assert texts.say("empty_compare", "en") in compare.view(run, "en")[0]
     assert texts.say("empty_publish", "en") in publish.view(run, "en")[0]
-    assert [who for who, _ in chat.speakers(run)] == ["teacher", "base"]
+    assert list(chat.speakers(run)) == ["teacher", "base"]
     append_rows(run.pairs_file, [Pair("1", "부탁", "토끼가 왔어요.").row(), Pair("2", "부탁", "여우가 왔어요.").row()])
     append_rows(run.verdicts_file, [Verdict("1", True).row(), Verdict("2", False, ("too_short",)).row()])
     assert "토끼가 왔어요." in generate.view(run, "ko")[1]
     assert "토끼가 왔어요." not in generate.view(run, "ko", "여우")[1]
     assert "여우가 왔어요." in filter.rows(run, "ko", "dropped")[0]
     assert "토끼가 왔어요." not in filter.rows(run, "ko", "all", "too_short")[0]
+
+
+def test_the_list_of_runs_shows_every_stage_and_a_job_that_is_going_or_has_ended_badly():
+    from lab.ui import header, job
+
+    run = new_run(title="여우")
+    assert header.choices("en") == [("여우  ○○○○○", run.id)]
+    run.begin("generate", preset_config("generate", "mini"))
+    assert "◐○○○○" in header.glance(run, "en")
+    append_rows(run.pairs_file, [Pair("1", "부탁", "토끼가 왔어요.").row()])
+    run.finish("generate", {})
+    run.begin("filter", preset_config("filter", "mini"))
+    run.finish("filter", {})
+    assert "●●○○○" in header.glance(run, "en")
+    append_rows(run.pairs_file, [Pair("2", "부탁", "여우가 왔어요.").row()])
+    assert "●◌○○○" in header.glance(run, "en")
+    write_json(run.job_file, {"state": "running", "pid": os.getpid(), "stage": "filter"})
+    assert header.glance(run, "en").endswith("at work")
+    assert "is-running" in job.steps(run, "en", jobs.look(run))
+    write_json(run.job_file, {"state": "running", "pid": 2**22 + 1, "stage": "filter"})
+    assert header.glance(run, "en").endswith("cut off")
+    assert "step is-died" in job.steps(run, "en", jobs.look(run))
+
+
+def test_a_broken_run_does_not_hide_the_others():
+    from lab.ui import header
+
+    good, bad = new_run(title="좋은"), new_run(title="깨진")
+    (bad.folder / "run.json").write_text("{")
+    assert dict((id_, label) for label, id_ in header.choices("en"))[good.id] == "좋은  ○○○○○"
+    assert "failed" in dict((id_, label) for label, id_ in header.choices("en"))[bad.id]
+
+
+def test_every_preset_and_every_check_has_words():
+    from lab import checklist
+    from lab.config import PRESETS
+    from lab.ui import header
+
+    for language in texts.LANGUAGES:
+        assert all(header.needs(preset, language) for preset in PRESETS)
+        for item in checklist.check(new_run()):
+            assert texts.say(f"check_{item.name}", language) and texts.say(f"why_{item.name}", language)
+
+
+def test_the_checklist_drawer_says_the_values_in_both_languages():
+    from lab.ui import checklist
+
+    run = new_run()
+    head, shown = checklist.view(run, "ko")
+    assert head["label"] == texts.say("checklist_head", "ko", good=2, total=8)
+    assert shown.count("<li") == 8 and 'data-go="filter"' in shown and "문제없음" in shown
+    assert "perplexity" in checklist.view(run, "en")[1]
+
+
+@pytest.fixture
+def address():
+    """The app in this process on a free port."""
+    import app
+
+    demo = app.build()
+    _, url, _ = app.launch(demo, prevent_thread_lock=True, server_port=free_port(), quiet=True)
+    yield url
+    demo.close()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def client(url, **headers):
+    from gradio_client import Client
+
+    return Client(url, verbose=False, headers=headers or None)
+
+
+def test_programs_find_every_endpoint_by_name_and_get_what_the_page_gets(address, tmp_path):
+    from tiny import tiny_model
+
+    app = client(address)
+    names = {"/runs", "/new_run", "/start", "/stop", "/status", "/report", "/checklist", "/tell"}
+    assert set(app.view_api(return_format="dict")["named_endpoints"]) == names
+    made = app.predict("mini", "프로그램이 만든 실험", api_name="/new_run")["run"]
+    assert [r["title"] for r in app.predict(api_name="/runs")] == ["프로그램이 만든 실험"]
+    assert len(app.predict(made, api_name="/checklist")["items"]) == 8
+    assert app.predict(made, api_name="/report") == {}
+    options = {"teacher": tiny_model(tmp_path / "teacher"), "pairs": 2, "max_new_tokens": 16}
+    assert app.predict(made, "generate", options, api_name="/start")["job"] in jobs.GOING
+    while (state := app.predict(made, api_name="/status"))["job"] in jobs.GOING:
+        time.sleep(0.5)
+    assert (state["job"], state["stages"]["generate"]) == ("done", "done")
+    said = app.predict(made, "동화 써 줘", 0.8, 1, api_name="/tell")
+    assert [s["name"] for s in said] == ["teacher", "base"] and all(s["finish"] for s in said)
+    for wrong in ({"nonsense": 1}, {"pairs": -3}):
+        with pytest.raises(Exception, match=r"nonsense|outside"):
+            app.predict(made, "generate", wrong, api_name="/start")
+
+
+def test_on_a_space_two_browsers_never_see_or_stop_each_others_runs(address, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "somebody/distillery")
+
+    def browser():
+        import httpx
+
+        return {"cookie": httpx.get(address).headers["set-cookie"].partition(";")[0]}
+
+    one, other = client(address, **browser()), client(address, **browser())
+    mine = one.predict("mini", "내 실험", api_name="/new_run")["run"]
+    assert [r["run"] for r in one.predict(api_name="/runs")] == [mine]
+    for stranger in (other, client(address)):
+        assert stranger.predict(api_name="/runs") == []
+        for endpoint in ("/status", "/stop", "/report", "/checklist"):
+            with pytest.raises(Exception, match="no run"):
+                stranger.predict(mine, api_name=endpoint)
+        with pytest.raises(Exception, match="no run"):
+            stranger.predict(mine, "generate", {}, api_name="/start")
+    assert not find_run(mine).stop_file.exists()
+    with pytest.raises(Exception, match="at most"):
+        one.predict(mine, "generate", {"pairs": 40_000}, api_name="/start")
+    with pytest.raises(Exception, match="no model"):
+        one.predict(mine, "generate", {"teacher": "/etc"}, api_name="/start")
+    assert client(address, cookie="distillery_guest=forged").predict(api_name="/runs") == []
+
+
+def test_a_view_that_meets_a_strange_file_leaves_the_other_tabs_alone():
+    from lab.ui import job
+    from lab.ui.page import Page, View
+
+    run = new_run()
+    seen = []
+
+    def broken(run, language):
+        raise KeyError("who")
+
+    with gr.Blocks():
+        page = Page(gr.Dropdown([]), gr.Radio(["ko", "en"]))
+        out = gr.HTML()
+        page.views += [View(broken, [out], lambda run: [], ()), View(lambda r, lang: [seen.append(lang) or "x"], [out], lambda run: [], ())]  # fmt: skip
+        outputs, look = job.build(page)
+        again, _, _ = job.bind(page, outputs, look)
+    shown = again(run.id, "en", [])
+    assert texts.say("cannot_show", "en") in shown[1]
+    assert seen == ["en"] and shown[-1] == "x"
+    assert shown[len(outputs)][0] == "", "looked at again at the next tick"

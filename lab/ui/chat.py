@@ -1,116 +1,363 @@
-"""The Chat tab: teacher and student tell the same story side by side."""
+"""The Chat tab: up to three speakers tell the same story side by side, openly or blind with votes."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from html import escape
 from typing import Any
 
 import gradio as gr
 
-from lab import domain
+from lab import domain, jobs, votes
+from lab.chat import Said, faults
 from lab.problems import Problem
+from lab.records import Prompt
 from lab.run import Run
-from lab.ui.page import QUIET, Page, find, needed, told
-from lab.ui.texts import say
+from lab.ui import charts, shared
+from lab.ui.page import ACT, QUIET, Page, needed, told
+from lab.ui.texts import reason, say
 
 LONGEST = 2000
 """Characters of a request."""
+SEATS = 3
+"""Columns at most."""
+READY = 4
+"""Ready requests on show."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A conversation as the server keeps it, where the page cannot forge it: who sits where, what they said, the vote."""
+
+    run: str = ""
+    names: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    blind: bool = False
+    instruction: str = ""
+    seed: int = 0
+    temperature: float = 0.8
+    said: tuple[Said, ...] = ()
+    voted: bool = False
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the names are still a secret."""
+        return self.blind and not self.voted
+
+    @property
+    def votable(self) -> bool:
+        """Whether all have told their story to the end and nobody has voted on it yet."""
+        return self.hidden and bool(self.said) and all(s.finish for s in self.said)
 
 
 def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_chat")
-    prompt = page.label(
-        gr.Textbox(lines=2, max_length=LONGEST, elem_id="prompt"), label="prompt", placeholder="prompt_hint"
-    )
-    with gr.Row():
-        send = page.label(gr.Button("", variant="primary", min_width=140), value="send")
-        dice = page.label(gr.Button("", min_width=140), value="dice")
-        stop = page.label(gr.Button("", min_width=100), value="stop")
-        clear = page.label(gr.Button("", min_width=100), value="clear")
-    with gr.Row():
-        columns = [
-            page.label(
-                gr.Chatbot(height=420, min_width=300, buttons=["copy"], feedback_options=None),
-                label=who,
-                placeholder="chat_empty",
-            )
-            for who in ("teacher", "student")
+    table = gr.State(Table())
+    with gr.Row(equal_height=True):
+        chosen = page.label(
+            gr.Dropdown([], multiselect=True, max_choices=SEATS, scale=3, min_width=260, elem_id="speakers"),
+            label="speakers",
+            info="speakers_info",
+        )
+        blind = page.label(
+            gr.Checkbox(False, scale=1, min_width=200, elem_id="blind"), label="blind", info="blind_info"
+        )
+    with gr.Row(elem_classes="columns"):
+        seats = []
+        notes = []
+        for i in range(SEATS):
+            with gr.Column(min_width=280, visible=i < 2) as seat:
+                seats.append(seat)
+                column = gr.Chatbot(
+                    height=440,
+                    buttons=["copy", "copy_all"],
+                    feedback_options=None,
+                    render_markdown=False,
+                    elem_classes="teller",
+                    elem_id=f"column-{'abc'[i]}",
+                )
+                notes.append((column, gr.HTML(said_by(None, "ko", []), elem_id=f"note-{'abc'[i]}")))
+    columns = [page.label(c, placeholder="chat_empty") for c, _ in notes]
+    lines = [n for _, n in notes]
+    with gr.Row(visible=False, elem_id="votes") as ballot:
+        voting = [
+            page.label(gr.Button("", min_width=110, elem_id=f"vote-{choice}"), value=f"vote_{choice}")
+            for choice in votes.CHOICES
         ]
+    prompt = page.label(
+        gr.Textbox(lines=1, max_lines=6, max_length=LONGEST, elem_id="prompt"),
+        label="prompt",
+        placeholder="prompt_hint",
+        info="prompt_info",
+    )
     with gr.Row():
-        notes = [gr.HTML(min_width=300), gr.HTML(min_width=300)]
+        send = page.label(gr.Button("", variant="primary", min_width=140, elem_id="send"), value="send")
+        stop = page.label(gr.Button("", min_width=90, elem_id="chat-stop"), value="stop")
+        again = page.label(gr.Button("", min_width=120, elem_id="again"), value="again")
+        dice = page.label(gr.Button("", min_width=120, elem_id="dice"), value="dice")
+        clear = page.label(gr.Button("", min_width=100, elem_id="clear"), value="clear")
+    ready = page.label(
+        gr.Dataset(components=["textbox"], samples=[[p.instruction] for p in ready_prompts()], type="index"),
+        label="ready",
+    )
     with page.label(gr.Accordion("", open=False), label="settings"), gr.Row():
-        temperature = page.label(gr.Slider(0.0, 1.5, value=0.8, step=0.05), label="temperature")
-        seed = page.label(gr.Number(0, minimum=0, maximum=2**31 - 1, precision=0), label="seed")
+        temperature = page.label(gr.Slider(0.0, 1.5, value=0.8, step=0.05), label="temperature", info="chat_same")
+        seed = page.label(gr.Number(0, minimum=0, maximum=2**31 - 1, precision=0, elem_id="chat-seed"), label="seed")
+    tally = gr.HTML(elem_id="tally")
 
-    going = gr.on(
-        [send.click, prompt.submit],
-        answer,
-        [page.run, page.language, prompt, *columns, temperature, seed],
-        [*columns, *notes],
-        concurrency_id="chat",
-        concurrency_limit=1,
-        show_progress="hidden",
-        api_name="chat",
-    )
-    stop.click(None, None, None, cancels=[going], api_visibility="private")
-    dice.click(rolled, None, prompt, **QUIET)
-    clear.click(lambda: ([], [], "", ""), None, [*columns, *notes], cancels=[going], **QUIET)
-    page.show(
-        names,
-        columns,
-        lambda run: [run.folder / "run.json", *(run.stage_folder("train", a) / "done.json" for a in run.arms())],
-    )
-
-
-def rolled() -> str:
-    """A request from the grid."""
-    return domain.prompts(1, random.randrange(2**31))[0].instruction
+    setting = [page.run, page.language, table, chosen, blind, seed, temperature]
+    shown = [*columns, *lines, table, ballot]
+    spoken: dict[str, Any] = {"concurrency_id": "chat", "concurrency_limit": 1, "show_progress": "hidden"}
+    listening = [page.run, page.language, table, *columns]
+    begun = gr.on([send.click, prompt.submit], ask, [*setting, prompt, *columns], [prompt, *shown], **ACT)
+    going = begun.success(answer, listening, shown, api_visibility="private", **spoken)
+    redone = again.click(retell, [*setting, *columns], [seed, *shown], **ACT)
+    regoing = redone.success(answer, listening, shown, api_visibility="private", **spoken)
+    stop.click(None, None, None, cancels=[going, regoing], api_visibility="private")
+    dice.click(lambda: rolled().instruction, None, prompt, **QUIET)
+    ready.click(lambda index: ready_prompts()[index].instruction, ready, prompt, **QUIET)
+    gr.on([clear.click, page.run.change], emptied, page.language, shown, cancels=[going, regoing], **QUIET)
+    for button, choice in zip(voting, votes.CHOICES, strict=True):
+        button.click(
+            voted_as(choice), [page.run, page.language, table], [*lines, table, ballot, *columns, tally], **ACT
+        )
+    chosen.input(seated, chosen, seats, **QUIET)
+    page.show(choices, [chosen, *seats], trained_files)
+    page.show(titles, [*columns, voting[2]], trained_files, (table,))
+    page.show(counted, [tally], lambda run: [run.votes_file])
 
 
-def speakers(run: Run) -> tuple[tuple[str, str], tuple[str, str]]:
-    """(key of who it is, SPEC) of both columns: the teacher, and the newest finished arm or else the student base."""
+def trained_files(run: Run) -> list[Any]:
+    """The files from which the speakers follow."""
+    return [run.folder / "run.json", *(run.stage_folder("train", a) / "done.json" for a in run.arms())]
+
+
+@cache
+def ready_prompts() -> tuple[Prompt, ...]:
+    """Short requests of the test split, which no student has seen."""
+    held = [p for p in domain.prompts(600, 5) if p.split == "test"]
+    return tuple(sorted(held, key=lambda p: len(p.instruction))[2 : 2 + READY])
+
+
+def rolled() -> Prompt:
+    """A request of the test split by chance."""
+    return next(p for p in domain.prompts(200, random.randrange(2**31)) if p.split == "test")
+
+
+def speakers(run: Run) -> dict[str, str]:
+    """SPEC of everybody who can speak by name: ``teacher``, ``base`` (the untrained student), ``arm NAME`` for each arm."""
     arms = run.finished_arms()
-    student = (
-        ("student", f"run:{run.id}/{arms[-1]}")
-        if arms
-        else ("base", run.config("train", next(iter(run.arms()[-1:]), "")).student)
-    )
-    return ("teacher", run.config("generate").teacher), student
+    teacher = run.config("generate").teacher
+    base = run.config("train", next(iter(run.arms()[-1:]), "")).student
+    found = {"teacher": teacher} if teacher else {}
+    if not base.startswith("scratch:"):
+        found["base"] = base
+    return found | {f"arm {a}": f"run:{run.id}/{a}" for a in arms}
 
 
-def names(run: Run | None, language: str) -> list[Any]:
-    """The columns' titles: who speaks, and which model that is."""
-    if run is None:
-        return [gr.update(label=say(k, language)) for k in ("teacher", "student")]
-    return [gr.update(label=f"{say(who, language)} · {spec}") for who, spec in speakers(run)]
+def usual(known: Sequence[str]) -> list[str]:
+    """Who speaks unless somebody chooses: the first and the last, so the teacher and the newest arm where there are any."""
+    return list(dict.fromkeys([*known[:1], *known[-1:]]))
 
 
-def answer(
+def called(name: str, language: str) -> str:
+    """A speaker's name in words."""
+    who, _, arm = name.partition(" ")
+    return charts.name({"who": who, "name": arm}, language)
+
+
+def choices(run: Run | None, language: str) -> list[Any]:
+    """Who can be asked, with the usual two chosen, and as many seats."""
+    known = list(speakers(run)) if run else []
+    picked = usual(known)
+    return [gr.update(choices=[(called(n, language), n) for n in known], value=picked), *seated(picked)]
+
+
+def seated(chosen: list[str]) -> list[Any]:
+    """A column for each speaker, two at least so that the page does not jump."""
+    return [gr.update(visible=i < max(2, len(chosen))) for i in range(SEATS)]
+
+
+def titles(run: Run | None, language: str, table: Table) -> list[Any]:
+    """The heads of the columns: who speaks or, while it is a secret, a letter; and whether a third can be voted for."""
+    heads = []
+    for i in range(SEATS):
+        letter = "ABC"[i]
+        if i >= len(table.names):
+            heads.append(gr.update(label=letter))
+        elif table.hidden:
+            heads.append(gr.update(label=f"{letter} · {say('secret', language)}"))
+        else:
+            heads.append(gr.update(label=f"{letter} · {called(table.names[i], language)} · {table.specs[i]}"))
+    return [*heads, gr.update(visible=len(table.names) == SEATS)]
+
+
+def ask(
     run_id: str | None,
     language: str,
-    prompt: str,
-    left: list[dict[str, Any]],
-    right: list[dict[str, Any]],
-    temperature: float,
+    table: Table,
+    chosen: list[str],
+    blind: bool,
     seed: float,
-) -> Iterator[list[Any]]:
-    """Ask both for the same story and stream both columns."""
-    from lab import chat  # opens torch; only when somebody talks
-
+    temperature: float,
+    prompt: str,
+    *columns: list[dict[str, Any]],
+) -> list[Any]:
+    """Take the request down: seat the speakers (shuffled when blind), empty the box, show that it is being worked on."""
     run = needed(run_id, language)
     if not prompt.strip():
         raise gr.Error(say("nothing_asked", language), title=say("error", language), print_exception=False)
-    asked = [[*plain(history), {"role": "user", "content": prompt.strip()[:LONGEST]}] for history in (left, right)]
-    yield [*asked, note(say("loading", language)), note(say("loading", language))]
+    known = speakers(run)
+    names = [n for n in dict.fromkeys(chosen or usual(list(known))) if n in known][:SEATS]
+    if len(names) < 1 + blind:
+        raise gr.Error(say("too_few_speakers", language), title=say("error", language), print_exception=False)
     try:
-        specs = [spec for _, spec in speakers(find(run.id) or run)]
-        for said in chat.talk(specs, asked, float(temperature), int(seed or 0)):
-            columns = [[*a, {"role": "assistant", "content": s.text or "…"}] for a, s in zip(asked, said, strict=True)]
-            yield [*columns, *(note(numbers(s, language)) for s in said)]
+        shared.slow_down()
+        allow(run, [known[n] for n in names])
     except Problem as problem:
         raise told(problem, language) from None
+    same = table.run == run.id and sorted(table.names) == sorted(names) and table.blind == bool(blind)
+    goes_on = same and not table.voted
+    if not goes_on:
+        if blind:
+            random.SystemRandom().shuffle(names)
+        table = Table(run.id, tuple(names), tuple(known[n] for n in names), bool(blind))
+    told_so_far = [plain(c) if goes_on else [] for c in columns]
+    return ["", *opening(table, prompt.strip()[:LONGEST], int(seed or 0), float(temperature), told_so_far, language)]
+
+
+def allow(run: Run, specs: Sequence[str]) -> None:
+    """Problem when one of these may not be opened for who asks: the names come from files that a zip may have brought."""
+    for spec in specs:
+        shared.allow_spec("teacher", spec)
+    shared.allow_address(run.config("generate").base_url)
+
+
+def retell(
+    run_id: str | None,
+    language: str,
+    table: Table,
+    chosen: list[str],
+    blind: bool,
+    seed: float,
+    temperature: float,
+    *columns: list[dict[str, Any]],
+) -> list[Any]:
+    """The last request once more with the next seed."""
+    needed(run_id, language)
+    if not table.instruction or table.voted:
+        raise gr.Error(say("nothing_to_repeat", language), title=say("error", language), print_exception=False)
+    try:
+        shared.slow_down()
+    except Problem as problem:
+        raise told(problem, language) from None
+    before = []
+    for column in map(plain, columns):
+        asked = [i for i, m in enumerate(column) if m["role"] == "user"]
+        before.append(column[: asked[-1]] if asked else [])
+    following = int(seed or 0) + 1
+    return [following, *opening(table, table.instruction, following, float(temperature), before, language)]
+
+
+def opening(
+    table: Table, instruction: str, seed: int, temperature: float, before: list[list[dict[str, str]]], language: str
+) -> list[Any]:
+    """The columns with the new request in them, before the first word of an answer."""
+    table = replace(table, instruction=instruction, seed=seed, temperature=temperature, said=(), voted=False)
+    seats = range(SEATS)
+    asked = [[*before[i], {"role": "user", "content": instruction}] if i < len(table.names) else [] for i in seats]
+    wait = [said_by(None, language, [], say("in_line", language) if i < len(table.names) else "") for i in seats]
+    return [*asked, *wait, table, gr.update(visible=False)]
+
+
+def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[str, Any]]) -> Iterator[list[Any]]:
+    """Let all speakers tell their story at once, and stream every column."""
+    from lab import chat
+
+    run = needed(run_id, language)
+    asked = [plain(c) for c in columns[: len(table.names)]]
+    busy = say("machine_busy" if jobs.machine_taken() else "loading", language)
+    blank = [gr.skip()] * (SEATS - len(table.names))
+    yield [*[gr.skip()] * SEATS, *(said_by(None, language, [], busy) for _ in asked), *blank, gr.skip(), gr.skip()]
+    rules, base_url = run.config("filter"), run.config("generate").base_url
+    try:
+        for said in chat.talk(table.specs, asked, table.temperature, table.seed, base_url=base_url):
+            grown = [[*a, {"role": "assistant", "content": s.text or "…"}] for a, s in zip(asked, said, strict=True)]
+            table = replace(table, said=tuple(said))
+            below = []
+            for a, s in zip(asked, said, strict=True):
+                requests = [m["content"] for m in a if m["role"] == "user"]
+                found = faults(requests, s.text, s.finish, rules) if s.finish else None
+                below.append(said_by(s, language, found, hidden=table.hidden))
+            yield [*grown, *blank, *below, *blank, table, gr.update(visible=table.votable)]
+    except Problem as problem:
+        raise told(problem, language) from None
+
+
+def voted_as(choice: str) -> Any:
+    """The handler of a vote's button."""
+
+    def voted(run_id: str | None, language: str, table: Table) -> list[Any]:
+        """Keep the vote and lift the secret."""
+        run = needed(run_id, language)
+        if not table.votable or table.run != run.id or votes.CHOICES.index(choice) == len(table.names) == 2:
+            raise gr.Error(say("nothing_to_vote", language), title=say("error", language), print_exception=False)
+        told_by = [
+            {
+                "name": n,
+                "spec": p,
+                "revision": s.trained or s.revision,
+                "text": s.text,
+                "tokens": s.tokens,
+                "seconds": round(s.seconds, 3),
+            }
+            for n, p, s in zip(table.names, table.specs, table.said, strict=True)
+        ]
+        try:
+            votes.vote(
+                run, choice, told_by, table.instruction, shared.owner(), seed=table.seed, temperature=table.temperature
+            )
+        except Problem as problem:
+            raise told(problem, language) from None
+        table = replace(table, voted=True)
+        rules = run.config("filter")
+        below = [
+            said_by(s, language, faults([table.instruction], s.text, s.finish, rules), choice_of=choice == "abc"[i])
+            for i, s in enumerate(table.said)
+        ]
+        below += [gr.skip()] * (SEATS - len(below))
+        return [
+            *below,
+            table,
+            gr.update(visible=False),
+            *titles(run, language, table)[:SEATS],
+            counted(run, language)[0],
+        ]
+
+    return voted
+
+
+def emptied(language: str) -> list[Any]:
+    """A fresh table."""
+    return [*[[]] * SEATS, *[said_by(None, language, [])] * SEATS, Table(), gr.update(visible=False)]
+
+
+def counted(run: Run | None, language: str) -> list[str]:
+    """All votes of the run as sentences, one for each pair of speakers."""
+    duels = votes.count(run) if run else []
+    rows = []
+    for d in duels:
+        first, second = called(d.first, language), called(d.second, language)
+        line = say("duel", language, first=first, second=second, wins=d.wins, losses=d.losses, ties=d.ties, bad=d.bad)
+        if d.share is not None and d.low is not None and d.high is not None:
+            part = say("duel_share", language, first=first, share=f"{d.share:.0%}", low=f"{d.low:.0%}", high=f"{d.high:.0%}")  # fmt: skip
+            line += f" {part}" + (f" {say('duel_open', language)}" if d.low <= 0.5 <= d.high else "")
+        rows.append(f"<li>{escape(line)}</li>")
+    return [f'<div class="tally"><b>{say("tally", language)}</b><ul>{"".join(rows)}</ul></div>' if rows else ""]
 
 
 def plain(history: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -122,21 +369,44 @@ def plain(history: list[dict[str, Any]]) -> list[dict[str, str]]:
             if isinstance(m["content"], str)
             else "".join(b.get("text", "") for b in m["content"]),
         }
-        for m in history
+        for m in history or []
     ]
 
 
-def numbers(said: Any, language: str) -> str:
-    """First token, speed and length of an answer."""
+def said_by(
+    said: Said | None,
+    language: str,
+    found: list[str] | None,
+    instead: str = "",
+    hidden: bool = False,
+    choice_of: bool = False,
+) -> str:
+    """What stands below a column: who speaks (model, revision, what was trained), numbers, the filter's verdict.
+
+    While the names are a secret nothing is told that gives them away: no model, no speed.
+    """
+    if said is None:
+        return f'<div class="said"><p>{escape(instead) or "&nbsp;"}</p></div>'
     speed = said.tokens / said.seconds if said.seconds else 0.0
-    parts = [
-        say("first_token", language, n=f"{said.first or 0:.2f}"),
-        say("speed", language, n=f"{speed:.0f}"),
-        say("length", language, n=len(said.text)),
-    ]
-    return " · ".join(parts + ([say("cut_off", language)] if said.finish == "length" else []))
-
-
-def note(text: str) -> str:
-    """The small line below a column."""
-    return f'<p class="count">{text}</p>'
+    numbers = [say("length", language, n=len(said.text))]
+    who = ""
+    if not hidden:
+        numbers = [
+            say("first_token", language, n=f"{said.first or 0:.2f}"),
+            say("speed", language, n=f"{speed:.0f}"),
+            *numbers,
+        ]
+        parts = [said.spec, f"{say('revision', language)} {said.revision[:40]}" if said.revision else ""]
+        if said.trained:
+            parts += [f"{say('base_of', language)} {said.base}" if said.base else "", f"{say('trained', language)} {said.trained}"]  # fmt: skip
+        who = f'<p class="who">{escape(" · ".join(p for p in parts if p))}</p>'
+    if said.finish == "length":
+        numbers.append(say("cut_off", language))
+    chips = ""
+    if found is not None:
+        chips = "".join(f'<span class="chip bad">{escape(reason(r, language))}</span>' for r in found) or (
+            f'<span class="chip good">{say("rules_pass", language)}</span>'
+        )
+    if choice_of:
+        chips += f'<span class="chip pick">{say("your_choice", language)}</span>'
+    return f'<div class="said">{who}<p>{" · ".join(numbers)}</p><p class="chips">{chips}</p></div>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ from lab import jobs
 from lab.config import STAGES, StageConfig, as_flags, checked
 from lab.problems import Problem
 from lab.run import Run
+from lab.ui import shared
 from lab.ui.page import ACT, QUIET, Page, find, needed, told
 from lab.ui.texts import say
 
@@ -48,8 +50,13 @@ def _field(page: Page, knob: Any, value: Any) -> Any:
     return page.label(made, lambda language: {"label": meta[language], "info": meta[f"help_{language}"] or None})
 
 
-def build(page: Page, stage: str, preset: StageConfig, locked: bool = False, **always: Any) -> None:
-    """The form of ``stage``, filled from ``preset``; ``always`` holds values that the app fills in itself, ``locked`` for good."""
+def build(
+    page: Page, stage: str, preset: StageConfig, locked: bool = False, also: tuple[str, ...] = (), **always: Any
+) -> dict[str, Any]:
+    """The form of ``stage``, filled from ``preset``; ``always`` holds values that the app fills in itself, ``locked`` for good; its fields.
+
+    ``also`` names commands that take the same options and get a button beside the start.
+    """
     knobs = fields(STAGES[stage])
     made: dict[str, Any] = {}
     with page.label(gr.Accordion("", open=False), label="settings"):
@@ -65,13 +72,30 @@ def build(page: Page, stage: str, preset: StageConfig, locked: bool = False, **a
         command = page.label(
             gr.Textbox("", interactive=False, buttons=["copy"], elem_classes="command"), label="command"
         )
-    start = page.label(gr.Button("", variant="primary", elem_id=f"start-{stage}"), value=f"start_{stage}")
+        secret: list[Any] = []
+        if "base_url" in made:
+            box = gr.Textbox("", type="password", max_length=500, elem_id="endpoint-key")
+            secret = [page.label(box, label="endpoint_key", info="endpoint_key_info")]
+    with gr.Row():
+        starts = {
+            name: page.label(
+                gr.Button(
+                    "", variant="primary" if name == stage else "secondary", elem_id=f"start-{name}", min_width=160
+                ),
+                value=f"start_{name}",
+            )
+            for name in (*also, stage)
+        }
     inputs = [made[k.name] for k in knobs]
 
-    def configured(run: Run, values: tuple[Any, ...]) -> list[str]:
+    def settings(run: Run, values: tuple[Any, ...]) -> tuple[StageConfig, StageConfig]:
+        """What the fields say, and what the command line would start from."""
         given = dict(zip((k.name for k in knobs), values, strict=True)) | (always if locked else {})
         base = run.config(stage, given["arm"]) if stage == "train" else run.config(stage)
-        return [stage, run.id, *flags(checked(base, **given), base)]
+        return checked(base, **given), base
+
+    def configured(run: Run, values: tuple[Any, ...], command: str = stage) -> list[str]:
+        return [command, run.id, *flags(*settings(run, values))]
 
     def line(run_id: str | None, *values: Any) -> str:
         run = find(run_id)
@@ -80,10 +104,13 @@ def build(page: Page, stage: str, preset: StageConfig, locked: bool = False, **a
         except Problem:
             return ""
 
-    def begin(run_id: str | None, language: str, *values: Any) -> None:
+    def begin(command: str, run_id: str | None, language: str, *given: Any) -> None:
         run = needed(run_id, language)
+        values, key = given[: len(inputs)], "".join(given[len(inputs) :])
         try:
-            jobs.start(run, [*configured(run, values), "--json"])
+            shared.slow_down()
+            shared.allow(settings(run, values)[0])
+            jobs.start(run, [*configured(run, values, command), "--json"], key)
         except Problem as problem:
             raise told(problem, language) from None
         gr.Info(say("started", language), title=say("notice", language))
@@ -102,4 +129,6 @@ def build(page: Page, stage: str, preset: StageConfig, locked: bool = False, **a
 
     page.run.change(stored, page.run, inputs, **QUIET).then(line, [page.run, *inputs], command, **QUIET)
     gr.on([x.input for x in inputs], line, [page.run, *inputs], command, **QUIET)
-    start.click(begin, [page.run, page.language, *inputs], None, **ACT)
+    for name, button in starts.items():
+        button.click(partial(begin, name), [page.run, page.language, *inputs, *secret], None, **ACT)
+    return made

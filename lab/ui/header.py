@@ -1,15 +1,17 @@
-"""The header: title, language, the run at hand, a new run, and the whole job in one button."""
+"""The header: title, language, the run at hand with the state of every stage, a new run, and the whole job in one button."""
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from lab import jobs
-from lab.config import PRESETS
+from lab.config import PRESETS, STAGES
 from lab.problems import Problem
-from lab.run import new_run, runs
+from lab.run import Run, new_run, runs
+from lab.ui import shared
 from lab.ui.page import ACT, QUIET, Page, find, needed, told
 from lab.ui.texts import preferred, say
 
@@ -20,6 +22,11 @@ DROP = (
 )
 """The mark of the app: what comes out of a still."""
 
+MARKS = {"empty": "○", "partial": "◐", "done": "●", "stale": "◌"}
+"""A stage's state as one sign, in the list of runs."""
+TRY_PAIRS = 60
+"""Pairs of the first try: enough to see every stage at work within minutes on two CPU cores."""
+
 
 def title(language: str) -> str:
     """The masthead."""
@@ -27,13 +34,33 @@ def title(language: str) -> str:
 
 
 def welcome(language: str) -> str:
-    """What distillation is and what to press first."""
-    return f'<div class="welcome"><p>{say("welcome", language)}</p><p><b>{say("welcome_next", language)}</b></p></div>'
+    """What distillation is, in three sentences."""
+    steps = "".join(f"<li>{say(f'welcome_{i}', language)}</li>" for i in (1, 2, 3))
+    return f'<div class="welcome"><h2>{say("welcome", language)}</h2><ol>{steps}</ol></div>'
 
 
-def choices() -> list[tuple[str, str]]:
-    """All runs by title, newest first."""
-    return [(run.meta().get("title", run.id), run.id) for run in runs()]
+def needs(preset: str, language: str) -> str:
+    """What a preset asks of time, memory and network, in plain words."""
+    return f'<div class="needs"><b>{escape(preset)}</b> {say("needs_" + preset.replace("-", "_"), language)}</div>'
+
+
+def glance(run: Run, language: str) -> str:
+    """A run's title with the state of its stages and, while one is going or has ended badly, its job."""
+    job = jobs.look(run).state
+    marks = "".join(MARKS[run.state(stage)] for stage in STAGES)
+    words = f" · {say('short_' + job, language)}" if job in (*jobs.GOING, "failed", "died") else ""
+    return f"{run.meta().get('title', run.id)}  {marks}{words}"
+
+
+def choices(language: str) -> list[tuple[str, str]]:
+    """All runs of who asks, newest first."""
+    found = []
+    for run in runs(shared.owner()):
+        try:
+            found.append((glance(run, language), run.id))
+        except Problem:  # a broken run.json or job.json must not hide the other runs
+            found.append((f"{run.id} · {say('short_failed', language)}", run.id))
+    return found
 
 
 def build() -> Page:
@@ -41,48 +68,60 @@ def build() -> Page:
     with gr.Row():
         with gr.Column(scale=4, min_width=260):
             head = gr.HTML(title("ko"))
-        language = gr.Radio(
-            [("한국어", "ko"), ("English", "en")],
-            value="ko",
-            label="언어 · Language",
-            container=False,
-            scale=1,
-            min_width=180,
-            elem_id="language",
-        )
-    with gr.Row(equal_height=True):
+        with gr.Column(scale=1, min_width=180):
+            language = gr.Radio(
+                [("한국어", "ko"), ("English", "en")],
+                value="ko",
+                label="언어 · Language",
+                container=False,
+                min_width=180,
+                elem_id="language",
+            )
+            if shared.shared():
+                gr.LoginButton(size="sm")
+    with gr.Column(elem_id="greeting", visible=False) as greeting:
+        hello = gr.HTML(welcome("ko"))
+        try_it = gr.Button("", variant="primary", elem_id="try")
+    with gr.Row(equal_height=True, elem_id="bar"):
         run = gr.Dropdown([], scale=3, min_width=240, elem_id="run")
-        pairs = gr.Number(200, minimum=1, maximum=50_000, precision=0, scale=1, min_width=100)
+        pairs = gr.Number(200, minimum=1, maximum=50_000, precision=0, scale=1, min_width=100, elem_id="whole-pairs")
         whole = gr.Button("", variant="primary", scale=1, min_width=170, elem_id="whole")
     page = Page(run, language)
-    hello = page.label(gr.HTML(welcome("ko")), lambda lang: {"value": welcome(lang)})
+    page.label(hello, lambda lang: {"value": welcome(lang)})
+    page.label(try_it, value="try_it")
     page.label(head, lambda lang: {"value": title(lang)})
-    page.label(run, label="run")
-    page.label(pairs, label="whole_pairs")
+    page.label(run, label="run", info="run_info")
+    page.label(pairs, label="whole_pairs", info="whole_info")
     page.label(whole, value="whole")
-    with (
-        page.label(gr.Accordion("", open=False, elem_id="new-run"), label="new_section") as drawer,
-        gr.Row(equal_height=True),
-    ):
-        preset = page.label(gr.Dropdown(list(PRESETS), value="mini", scale=2), label="preset", info="preset_info")
-        named = page.label(gr.Textbox(max_length=120, scale=2), label="new_title", placeholder="new_hint")
-        new = page.label(gr.Button("", scale=1, min_width=150, elem_id="new"), value="new")
+    with page.label(gr.Accordion("", open=False, elem_id="new-run"), label="new_section") as drawer:
+        with gr.Row(equal_height=True):
+            preset = page.label(gr.Dropdown(list(PRESETS), value="mini", scale=2, elem_id="preset"), label="preset")
+            named = page.label(
+                gr.Textbox(max_length=120, scale=2, elem_id="new-title"), label="new_title", placeholder="new_hint"
+            )
+            new = page.label(gr.Button("", scale=1, min_width=150, elem_id="new"), value="new")
+        words = gr.HTML(needs("mini", "ko"), elem_id="needs")
+    page.greeting = greeting
+    page.drawer = drawer
 
     def make(preset_name: str, name: str, lang: str) -> list[Any]:
         try:
-            made = new_run(preset_name, name.strip())
+            made = created(preset_name, name)
         except Problem as problem:
             raise told(problem, lang) from None
         gr.Info(say("made", lang, title=made.meta()["title"]), title=say("notice", lang))
-        return [gr.update(choices=choices(), value=made.id), "", gr.update(visible=False), gr.update(open=False)]
+        return ["", *chosen(made.id, lang), gr.update(open=False)]
 
     def everything(run_id: str | None, lang: str, count: float) -> None:
-        at = needed(run_id, lang)
+        start_whole(needed(run_id, lang), int(count or 200), lang)
+
+    def first(lang: str) -> list[Any]:
         try:
-            jobs.start(at, ["run", at.id, "--pairs", str(int(count or 200)), "--json"])
+            made = created("mini", say("try_title", lang))
         except Problem as problem:
             raise told(problem, lang) from None
-        gr.Info(say("started", lang), title=say("notice", lang))
+        start_whole(made, TRY_PAIRS, lang)
+        return chosen(made.id, lang)
 
     def planned(run_id: str | None) -> Any:
         at = find(run_id)
@@ -91,23 +130,48 @@ def build() -> Page:
         except Problem:
             return gr.skip()
 
-    new.click(make, [preset, named, language], [run, named, hello, drawer], **ACT)
+    new.click(make, [preset, named, language], [named, run, greeting, drawer], **ACT)
+    try_it.click(first, language, [run, greeting], **ACT)
     whole.click(everything, [run, language, pairs], None, **ACT)
+    gr.on([preset.change, language.change], needs, [preset, language], words, **QUIET)
     run.change(planned, run, pairs, **QUIET)
-    page.greeting = hello
-    page.drawer = drawer
+    page.show(
+        lambda at, lang: [gr.update(choices=choices(lang))],
+        [run],
+        lambda at: ["\n".join(label for label, _ in choices("en"))],
+    )
     return page
+
+
+def created(preset: str, name: str) -> Run:
+    """A new run of who asks, within a guest's limit."""
+    shared.slow_down()
+    shared.room()
+    return new_run(preset, name, shared.owner())
+
+
+def chosen(run_id: str | None, language: str) -> list[Any]:
+    """The run's drop-down with this run chosen, and the greeting as long as there is none."""
+    found = choices(language)
+    ids = [value for _, value in found]
+    at = run_id if run_id in ids else next(iter(ids), None)
+    return [gr.update(choices=found, value=at), gr.update(visible=not ids)]
+
+
+def start_whole(run: Run, pairs: int, language: str) -> None:
+    """Generate, filter, train, compare in a worker."""
+    try:
+        shared.slow_down()
+        for stage in ("generate", "filter", "train", "compare"):
+            changes = {"pairs": pairs} if stage == "generate" else {}
+            shared.allow(run.config(stage, "distilled" if stage == "train" else "", **changes))
+        jobs.start(run, ["run", run.id, "--pairs", str(pairs), "--json"])
+    except Problem as problem:
+        raise told(problem, language) from None
+    gr.Info(say("started", language), title=say("notice", language))
 
 
 def opened(request: gr.Request) -> list[Any]:
     """When the page opens: the browser's language, the runs, the newest one (or ``?run=``) chosen."""
-    found = choices()
-    ids = [value for _, value in found]
-    asked = request.query_params.get("run", "")
-    chosen = asked if asked in ids else next(iter(ids), None)
-    return [
-        preferred(request.headers.get("accept-language", "")),
-        gr.update(choices=found, value=chosen),
-        gr.update(visible=not ids),
-        gr.update(open=not ids),
-    ]
+    language = preferred(request.headers.get("accept-language", ""))
+    return [language, *chosen(request.query_params.get("run"), language)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from html import escape
 from typing import Any
 
@@ -11,20 +12,25 @@ from lab import jobs
 from lab.config import STAGES
 from lab.problems import Problem
 from lab.run import Run
+from lab.ui import shared
 from lab.ui.page import ACT, QUIET, Page, find, needed, told
-from lab.ui.texts import say
+from lab.ui.texts import LANGUAGES, say
 
+LOG = logging.getLogger(__name__)
 SECONDS = 1.5
 """Between two looks."""
 
 
-def steps(run: Run | None, language: str) -> str:
-    """The five stages with their states, as small labels."""
+def steps(run: Run | None, language: str, job: jobs.Job | None = None) -> str:
+    """The five stages with their states, each a link to its tab; the one at work or cut off shows that instead."""
     cells = []
     for stage in STAGES:
         state = run.state(stage) if run else "empty"
+        if job and job.stage == stage and job.state in ("running", "failed", "died"):
+            state = job.state
+        words = say(f"short_{state}" if state in ("running", "failed", "died") else f"state_{state}", language)
         cells.append(
-            f'<span class="{state}"><i aria-hidden="true"></i>{say(stage, language)} <small>{say("state_" + state, language)}</small></span>'
+            f'<button type="button" class="step is-{state}" data-go="{stage}"><i aria-hidden="true"></i>{say(stage, language)} <small>{words}</small></button>'
         )
     return f'<div class="steps">{"".join(cells)}</div>'
 
@@ -43,7 +49,7 @@ def panel(job: jobs.Job, language: str) -> str:
         if job.state == "waiting"
         else say("job_" + job.state, language)
     )
-    stage = say(job.stage, language) if job.stage in STAGES else ""
+    stage = say(job.stage, language) if job.stage in (*STAGES, "preview", "check") else ""
     left, bar, small = "", "", ""
     if job.state in jobs.GOING:
         share = 100 * job.done / job.total if job.total else 0
@@ -68,8 +74,10 @@ def build(page: Page) -> tuple[list[Any], Any]:
     with gr.Row(equal_height=True):
         with gr.Column(scale=5, min_width=260):
             text = gr.HTML(panel(jobs.Job(), "ko"))
-        stop = page.label(gr.Button("", variant="stop", visible=False, scale=1, min_width=110), value="stop")
-        go_on = page.label(gr.Button("", visible=False, scale=1, min_width=110), value="go_on")
+        stop = page.label(
+            gr.Button("", variant="stop", visible=False, scale=1, min_width=110, elem_id="stop"), value="stop"
+        )
+        go_on = page.label(gr.Button("", visible=False, scale=1, min_width=110, elem_id="go-on"), value="go_on")
 
     def look(run_id: str | None, language: str) -> list[Any]:
         run = find(run_id)
@@ -79,7 +87,7 @@ def build(page: Page) -> tuple[list[Any], Any]:
             job = jobs.Job(state="failed", error={"en": problem.en, "ko": problem.ko})
         going = job.state in jobs.GOING
         again = job.state in ("stopped", "failed", "died") and bool(job.argv)
-        return [steps(run, language), panel(job, language), gr.update(visible=going), gr.update(visible=again)]
+        return [steps(run, language, job), panel(job, language), gr.update(visible=going), gr.update(visible=again)]
 
     def ask_stop(run_id: str | None, language: str) -> None:
         jobs.stop(needed(run_id, language))
@@ -88,6 +96,7 @@ def build(page: Page) -> tuple[list[Any], Any]:
     def resume(run_id: str | None, language: str) -> None:
         run = needed(run_id, language)
         try:
+            shared.slow_down()
             jobs.start(run, list(jobs.look(run).argv))
         except Problem as problem:
             raise told(problem, language) from None
@@ -119,10 +128,16 @@ def bind(page: Page, outputs: list[Any], look: Any) -> Any:
                 continue
             try:
                 drawn += view.fill(run_id, language, *given)
+                continue
             except Problem as problem:
-                drawn += [gr.skip() for _ in view.outputs]
-                stamps[i] = ""  # looked at again at the next tick, so that the message stays until it is mended
-                shown[1] = panel(jobs.Job(state="failed", error={"en": problem.en, "ko": problem.ko}), language)
+                said = {"en": problem.en, "ko": problem.ko}
+            except Exception:
+                # A file that reads but holds something else (a zip from anywhere) must not blank the other tabs.
+                LOG.exception("a view of run %s failed", run_id)
+                said = {lang: say("cannot_show", lang) for lang in LANGUAGES}
+            drawn += [gr.skip() for _ in view.outputs]
+            stamps[i] = ""  # looked at again at the next tick, so that the message stays until it is mended
+            shown[1] = panel(jobs.Job(state="failed", error=said), language)
         return [*shown, stamps, *drawn]
 
     gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look_again, inputs, everything, **QUIET)

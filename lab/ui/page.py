@@ -11,6 +11,7 @@ import gradio as gr
 
 from lab.problems import Problem
 from lab.run import Run, find_run
+from lab.ui import shared
 from lab.ui.texts import say
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -51,14 +52,21 @@ class Page:
         outputs: list[Any],
         files: Callable[[Run], Iterable[Path]],
         inputs: tuple[Any, ...] = (),
+        programmed: bool = False,
     ) -> None:
-        """Fill ``outputs`` with ``view(run, language, *inputs)`` whenever the run, the language, its files or ``inputs`` change."""
+        """Fill ``outputs`` with ``view(run, language, *inputs)`` whenever the run, the language, its files or ``inputs`` change.
+
+        ``programmed``: also when the app itself sets the inputs, not only a person.
+        """
         made = View(view, outputs, files, inputs)
         self.views.append(made)
         if inputs:
             # Gradio takes the answer of a handler with one output as that output's value, list or not.
             fill = made.fill if len(outputs) > 1 else lambda *values: made.fill(*values)[0]
-            gr.on([x.input for x in inputs], fill, [self.run, self.language, *inputs], outputs, **QUIET)
+            # A gr.State has no input event, only change.
+            events = [x.change if programmed else getattr(x, "input", None) or x.change for x in inputs]
+            # What was set last counts, also when it came while an earlier value was still being drawn.
+            gr.on(events, fill, [self.run, self.language, *inputs], outputs, trigger_mode="always_last", **QUIET)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class View:
 
     make: Callable[..., Any]
     outputs: list[Any]
-    files: Callable[[Run], Iterable[Path]]
+    files: Callable[[Run], Iterable[Path | str]]
     inputs: tuple[Any, ...]
 
     def stamp(self, run: Run | None, language: str) -> str:
@@ -79,7 +87,9 @@ class View:
         return self.make(find(run_id), language, *values)
 
 
-def _age(path: Path) -> str:
+def _age(path: Path | str) -> str:
+    if isinstance(path, str):
+        return path
     try:
         facts = path.stat()
         return f"{facts.st_mtime_ns}-{facts.st_size}"
@@ -88,9 +98,9 @@ def _age(path: Path) -> str:
 
 
 def find(run_id: str | None) -> Run | None:
-    """The chosen run, or None when there is none (any more)."""
+    """The chosen run if it belongs to who asks, else None."""
     try:
-        return find_run(run_id) if run_id else None
+        return find_run(run_id, shared.owner()) if run_id else None
     except Problem:
         return None
 

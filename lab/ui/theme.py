@@ -15,13 +15,16 @@ CSS = """
 .prose, .html-container { word-break:keep-all; overflow-wrap:anywhere; }
 .masthead h1 { font-size:1.7rem; margin:0; color:var(--ink); letter-spacing:-.02em; }
 .masthead p { margin:.15rem 0 0; color:var(--soft); }
-.steps { display:flex; flex-wrap:wrap; gap:.4rem; }
-.steps span { display:inline-flex; align-items:center; gap:.4rem; padding:.25rem .7rem; border:1px solid var(--line);
-  border-radius:99px; background:var(--paper); color:var(--ink); font-size:.86rem; white-space:nowrap; }
-.steps small { color:var(--soft); }
-.steps i { width:.6rem; height:.6rem; border-radius:50%; border:2px solid var(--soft); box-sizing:border-box; }
-.steps .done i { background:#009E73; border-color:#009E73; } .steps .partial i { background:#E69F00; border-color:#E69F00; }
-.steps .stale i { border-color:#D55E00; border-style:dashed; }
+.steps { display:flex; flex-wrap:wrap; align-items:center; gap:.4rem; }
+.step { display:inline-flex; align-items:center; gap:.4rem; padding:.25rem .7rem; border:1px solid var(--line); cursor:pointer;
+  border-radius:99px; background:var(--paper); color:var(--ink); font-size:.86rem; white-space:nowrap; font-family:inherit; }
+.step:hover { border-color:var(--accent); } .step small { color:var(--soft); }
+.step i { width:.6rem; height:.6rem; border-radius:50%; border:2px solid var(--soft); box-sizing:border-box; }
+.step.is-done i { background:#009E73; border-color:#009E73; } .step.is-partial i { background:#E69F00; border-color:#E69F00; }
+.step.is-stale i { border-color:#D55E00; border-style:dashed; } .step.is-failed i, .step.is-died i { background:#D55E00; border-color:#D55E00; border-radius:2px; }
+.step.is-running i { background:#0072B2; border-color:#0072B2; animation:beat 1.2s ease-in-out infinite; }
+@keyframes beat { 50% { opacity:.35; } } @media (prefers-reduced-motion:reduce) { .step.is-running i { animation:none; } }
+.step:focus-visible, .go:focus-visible { outline:3px solid var(--accent); outline-offset:2px; }
 .job { min-height:3.4rem; border:1px solid var(--line); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); }
 .job .line { display:flex; flex-wrap:wrap; justify-content:space-between; gap:.2rem 1rem; font-variant-numeric:tabular-nums; }
 .job .bar { height:.5rem; border-radius:99px; background:var(--wash); margin-top:.5rem; overflow:hidden; }
@@ -30,7 +33,14 @@ CSS = """
 .about { color:var(--soft); line-height:1.65; margin:.2rem 0 .4rem; }
 .empty { border:1.5px dashed var(--line); border-radius:14px; padding:2rem 1.2rem; text-align:center; color:var(--soft); background:var(--paper); line-height:1.7; }
 .welcome { border-radius:14px; padding:1rem 1.2rem; background:var(--wash); color:var(--ink); line-height:1.7; }
-.welcome p { margin:.2rem 0; }
+.welcome p { margin:.2rem 0; } .welcome h2 { font-size:1.15rem; margin:0 0 .3rem; color:var(--ink); } .welcome ol { margin:0 0 0 1.2rem; }
+.needs { color:var(--soft); line-height:1.65; } .needs b { color:var(--ink); }
+.checks { list-style:none; margin:0; padding:0; display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr)); gap:.7rem; }
+.checks li { border:1px solid var(--line); border-left:4px solid var(--soft); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); display:flex; flex-wrap:wrap; gap:.15rem .6rem; align-items:baseline; }
+.checks li.ok { border-left-color:#009E73; } .checks li.warn { border-left-color:#E69F00; }
+.checks b { flex:1 1 60%; } .checks .state { font-size:.8rem; color:var(--soft); } .checks .value { flex:1 1 100%; font-size:1.05rem; font-variant-numeric:tabular-nums; }
+.checks small, .checks p { flex:1 1 100%; margin:0; color:var(--soft); font-size:.84rem; line-height:1.6; }
+.go { border:0; background:none; padding:.25rem 0; color:var(--accent); cursor:pointer; font-size:.86rem; font-family:inherit; text-decoration:underline; }
 .facts { display:flex; flex-wrap:wrap; gap:.6rem; margin:.2rem 0 .8rem; }
 .facts div { flex:1 1 7rem; border:1px solid var(--line); border-radius:12px; padding:.5rem .8rem; background:var(--paper); }
 .facts b { display:block; font-size:1.35rem; color:var(--ink); font-variant-numeric:tabular-nums; } .facts small { color:var(--soft); }
@@ -49,6 +59,14 @@ CSS = """
 .measures th, .measures td { text-align:right; padding:.5rem .7rem; border:0 !important; border-bottom:1px solid var(--line) !important; white-space:nowrap; }
 .measures th:first-child, .measures td:first-child { text-align:left; } .measures small { color:var(--soft); display:block; font-weight:400; }
 .count { color:var(--soft); font-size:.86rem; }
+.findings { list-style:none; margin:.5rem 0 0 !important; padding:0 !important; } .findings li { margin:.35rem 0; line-height:1.6; }
+.faults td:last-child, .faults th:last-child { text-align:left; white-space:normal; }
+.columns { gap:.9rem !important; }
+.teller .message, .teller .prose { font-size:1.02rem; line-height:1.85; white-space:pre-wrap; word-break:keep-all; overflow-wrap:anywhere; }
+.said { min-height:5.4rem; color:var(--soft); font-size:.84rem; line-height:1.6; } .said p { margin:.1rem 0; overflow-wrap:anywhere; }
+.said .who { color:var(--ink); font-weight:600; } .said .chips { display:flex; flex-wrap:wrap; gap:.3rem; }
+.tally { border:1px solid var(--line); border-radius:12px; padding:.7rem 1rem; background:var(--paper); color:var(--ink); line-height:1.7; }
+.tally ul { margin:.2rem 0 0 1.1rem; } .chip.pick { background:#e3e0f5; color:#2f2569; }
 footer { display:none !important; }
 @media (max-width:640px) {
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
@@ -56,6 +74,24 @@ footer { display:none !important; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.86rem; white-space:normal; }
 }
 """
+
+
+HEAD = """
+<script>
+// Enter that only confirms a half-composed Hangul syllable must not send. Safari ends the composition first and then
+// tells the key with code 229.
+for (const kind of ["keydown", "keypress", "keyup"])
+  window.addEventListener(kind, e => {
+    if (e.key === "Enter" && (e.isComposing || e.keyCode === 229)) e.stopImmediatePropagation();
+  }, true);
+// A link to a tab: anything with data-go, by mouse or keyboard.
+document.addEventListener("click", e => {
+  const go = e.target.closest("[data-go]");
+  if (go) document.getElementById(`tab-${go.dataset.go}-button`)?.click();
+});
+</script>
+"""
+"""What the page runs besides Gradio: the guard of the input method and links between tabs."""
 
 
 def theme() -> gr.themes.Base:

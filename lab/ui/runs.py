@@ -1,0 +1,125 @@
+"""The drawer that manages the run at hand: rename, duplicate, delete with undo, zip out and in."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lab import archive, jobs
+from lab.problems import Problem
+from lab.run import Run
+from lab.ui import header, shared
+from lab.ui.page import ACT, QUIET, Page, find, needed, told
+from lab.ui.texts import say
+
+GUEST_BYTES = 200_000_000
+"""Unpacked size of a zip that a visitor of a shared Space brings."""
+ZIPS_LAST = 3600
+"""Seconds that a packed zip waits for its download."""
+
+
+def build(page: Page) -> None:
+    """Make the drawer."""
+    with page.label(gr.Accordion("", open=False, elem_id="manage"), label="manage"):
+        with gr.Row(equal_height=True):
+            name = page.label(gr.Textbox(max_length=120, scale=3, min_width=200, elem_id="title"), label="title_of_run")
+            rename = page.label(gr.Button("", scale=1, min_width=110, elem_id="rename"), value="rename")
+        with gr.Row():
+            copy = page.label(gr.Button("", min_width=110, elem_id="duplicate"), value="duplicate")
+            delete = page.label(gr.Button("", min_width=110, variant="stop", elem_id="delete"), value="delete")
+            undo = page.label(gr.Button("", min_width=110, visible=False, elem_id="undo"), value="undo")
+            pack = page.label(gr.Button("", min_width=110, elem_id="pack"), value="zip_out")
+            unpack = page.label(
+                gr.UploadButton("", file_types=[".zip"], min_width=110, elem_id="unpack"), label="zip_in"
+            )
+        packed = page.label(
+            gr.File(interactive=False, visible=False, elem_id="packed"),
+            label="zip_ready",
+        )
+    shown = [page.run, page.greeting]
+    here = [page.run, page.language]
+    rename.click(_renamed, [*here, name], shown, **ACT)
+    copy.click(_duplicated, here, shown, **ACT)
+    delete.click(_deleted, here, [*shown, undo], **ACT)
+    undo.click(_undone, page.language, [*shown, undo], **ACT)
+    pack.click(_packed, here, packed, **ACT)
+    unpack.upload(_unpacked, [unpack, page.language], shown, **ACT)
+    page.run.change(_titled, page.run, [name, packed], **QUIET)
+
+
+def _titled(run_id: str | None) -> list[Any]:
+    run = find(run_id)
+    return [run.meta().get("title", run.id) if run else "", gr.update(value=None, visible=False)]
+
+
+def _renamed(run_id: str | None, language: str, title: str) -> list[Any]:
+    run = needed(run_id, language)
+    try:
+        run.rename(title)
+    except Problem as problem:
+        raise told(problem, language) from None
+    return header.chosen(run.id, language)
+
+
+def _duplicated(run_id: str | None, language: str) -> list[Any]:
+    run = needed(run_id, language)
+    try:
+        shared.slow_down()
+        shared.room()
+        _quiet(run, language)
+        copy = archive.duplicate(run, say("copy_of", language, title=run.meta().get("title", run.id)))
+    except Problem as problem:
+        raise told(problem, language) from None
+    return header.chosen(copy.id, language)
+
+
+def _deleted(run_id: str | None, language: str) -> list[Any]:
+    run = needed(run_id, language)
+    _quiet(run, language)
+    archive.delete(run)
+    gr.Info(say("deleted", language), title=say("notice", language))
+    return [*header.chosen(None, language), gr.update(visible=True)]
+
+
+def _undone(language: str) -> list[Any]:
+    try:
+        run = archive.undelete(shared.owner())
+    except Problem as problem:
+        raise told(problem, language) from None
+    more = archive.deleted(shared.owner()) is not None
+    return [*header.chosen(run.id, language), gr.update(visible=more)]
+
+
+def _packed(run_id: str | None, language: str) -> Any:
+    run = needed(run_id, language)
+    _quiet(run, language)
+    place = Path(tempfile.gettempdir()) / "fairytale-zips"
+    place.mkdir(exist_ok=True)
+    for old in place.iterdir():
+        if time.time() - old.stat().st_mtime > ZIPS_LAST:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+    path = archive.pack(run, Path(tempfile.mkdtemp(dir=place)))
+    return gr.update(value=str(path), visible=True)
+
+
+def _unpacked(path: str, language: str) -> list[Any]:
+    try:
+        shared.slow_down()
+        shared.room()
+        run = archive.unpack(Path(path), shared.owner(), GUEST_BYTES if shared.shared() else archive.MOST_BYTES)
+    except Problem as problem:
+        raise told(problem, language) from None
+    gr.Info(say("made", language, title=run.meta()["title"]), title=say("notice", language))
+    return header.chosen(run.id, language)
+
+
+def _quiet(run: Run, language: str) -> None:
+    """Tell the visitor to stop a job first that is still writing into the run."""
+    if jobs.look(run).state in jobs.GOING:
+        raise gr.Error(say("stop_first", language), title=say("error", language), print_exception=False)

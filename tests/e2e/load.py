@@ -1,0 +1,129 @@
+"""Thirty visitors at once on loopback: how long pages and looks take, whether they mix, whether memory stays flat.
+
+``python tests/e2e/load.py [--visitors 30] [--seconds 30] [--job]`` prints one JSON object. ``--job`` trains beside it.
+Bounded: it ends after the seconds given and asks nothing outside this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import httpx  # noqa: E402
+from serving import served  # noqa: E402
+
+from lab import jobs  # noqa: E402
+from lab.records import Pair, append_rows  # noqa: E402
+from lab.run import new_run  # noqa: E402
+
+PAUSE = 1.5
+"""Seconds between two looks, as the page has it."""
+
+
+def memory(url: str) -> int:
+    """Resident bytes of the app that listens at ``url``."""
+    port = f":{int(url.rsplit(':', 1)[1]):04X}"
+    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if f"{port} 00000000" in line}
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            links = {os.readlink(p) for p in folder.iterdir()}
+        except OSError:
+            continue
+        if any(f"socket:[{i}]" in links for i in inodes):
+            return int((folder.parent / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    raise RuntimeError(f"nobody listens at {url}")
+
+
+def look_of(config: dict[str, Any]) -> tuple[int, list[int]]:
+    """(number, inputs) of the function that the page's timer calls."""
+    found = next(d for d in config["dependencies"] if any(event == "tick" for _, event in d["targets"]))
+    return found["id"], found["inputs"]
+
+
+async def visitor(
+    url: str, number: int, run: str, title: str, until: float, pages: list[float], looks: list[float], mixed: list[str]
+) -> None:
+    """Open the page, then look like the page does; every answer must hold this visitor's own run."""
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        started = time.perf_counter()
+        page = await client.get("/")
+        page.raise_for_status()
+        pages.append(time.perf_counter() - started)
+        config = (await client.get("/config")).json()
+        values = {c["id"]: c["props"].get("value") for c in config["components"]}
+        types = {c["id"]: c for c in config["components"]}
+        id_, inputs = look_of(config)
+        chosen, first = inputs[0], True
+        data = [run if i == chosen else None if types[i]["type"] == "state" else values.get(i) for i in inputs]
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            answer = await client.post(
+                "/gradio_api/run/predict",
+                json={"fn_index": id_, "data": data, "session_hash": f"load-{number}"},
+            )
+            answer.raise_for_status()
+            looks.append(time.perf_counter() - started)
+            told = set(re.findall(r"이야기-\d+-끝", answer.text))
+            if told - {title} or (first and told != {title}):
+                mixed.append(f"{title}: {sorted(told)}")
+            first = False
+            await asyncio.sleep(PAUSE)
+
+
+async def load(url: str, visitors: int, seconds: float, made: list[tuple[str, str]]) -> dict[str, Any]:
+    """All visitors together."""
+    pages: list[float] = []
+    looks: list[float] = []
+    mixed: list[str] = []
+    until = time.perf_counter() + seconds
+    before = memory(url)
+    await asyncio.gather(*(visitor(url, i, *made[i], until, pages, looks, mixed) for i in range(visitors)))
+    return {
+        "visitors": visitors,
+        "looks": len(looks),
+        "page_ms": {"median": round(1000 * statistics.median(pages)), "most": round(1000 * max(pages))},
+        "look_ms": {
+            "median": round(1000 * statistics.median(looks)),
+            "p95": round(1000 * statistics.quantiles(looks, n=20)[-1]),
+            "most": round(1000 * max(looks)),
+        },
+        "mixed": mixed[:5],
+        "memory_mb": {"before": before // 2**20, "after": memory(url) // 2**20},
+    }
+
+
+def main() -> None:
+    """Make a run for each visitor, start the app, measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--visitors", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--job", action="store_true", help="generate stories with the embedded teacher meanwhile")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"LAB_HOME": folder, "LAB_OFFLINE": "1"}
+        made = []
+        for i in range(args.visitors):
+            run = new_run(title=f"손님 {i}")
+            append_rows(run.pairs_file, [Pair("1", "부탁", f"이야기-{i}-끝").row()])
+            made.append((run.id, f"이야기-{i}-끝"))
+        with served(Path(folder)) as url:
+            if args.job:
+                jobs.start(new_run(), ["run", "--pairs", "5000"])
+                time.sleep(15)  # its imports are over, it is at work
+            print(json.dumps(asyncio.run(load(url, args.visitors, args.seconds, made)), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
