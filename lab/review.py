@@ -25,32 +25,38 @@ COUNT = 100
 def sample(run_: Run, count: int | None = None) -> list[tuple[Pair, Verdict]]:
     """About ``count`` pairs, taken in turn from strata of kept or dropped, first reason, and whole judge score.
 
-    Once drawn it stays, whatever is cut or filtered later, until another count is asked for (None takes the one at
-    hand, first 100) or a pair is gone; the size of each row's stratum is kept, so that shares of the whole run can
-    be estimated from it.
+    From the first word (or export) on the sample stays as it is, whatever is cut or filtered later, until another
+    count is asked for (None takes the one at hand, first 100) or a pair is gone.
     """
+    rows = _rows(run_)
+    return [rows[id] for id in _drawn(run_, rows, count)["rows"]]
+
+
+def _rows(run_: Run) -> dict[str, tuple[Pair, Verdict]]:
     book = ledger(run_)
-    rows = {v.id: (p, v) for p, v in zip(book.pairs, book.table.verdicts, strict=True)}
-    drawn = read_json(run_.sample_file, {})
-    count = count or drawn.get("count", COUNT)
-    if drawn.get("count") != count or not drawn["rows"].keys() <= rows.keys():
-        strata: dict[str, list[str]] = {}
-        for _, v in rows.values():
-            name = f"{'kept' if v.kept else 'dropped'} {(*v.reasons, '')[0]} {'' if v.judge is None else int(v.judge)}"
-            strata.setdefault(name, []).append(v.id)
-        piles = [(name, sorted(strata[name], key=_shuffled)) for name in sorted(strata)]
-        chosen: dict[str, str] = {}
-        for turn in range(max((len(pile) for _, pile in piles), default=0)):
-            chosen |= {pile[turn]: name for name, pile in piles[: count - len(chosen)] if turn < len(pile)}
-            piles = [x for x in piles if len(x[1]) > turn + 1]
-        drawn = {
-            "count": count,
-            "rows": {id: chosen[id] for id in sorted(chosen, key=_shuffled)},
-            "strata": {name: len(strata[name]) for name in sorted(set(chosen.values()))},
-        }
-        if chosen:
-            write_json(run_.sample_file, drawn)
-    return [rows[id] for id in drawn["rows"]]
+    return {v.id: (p, v) for p, v in zip(book.pairs, book.table.verdicts, strict=True)}
+
+
+def _drawn(run_: Run, rows: dict[str, tuple[Pair, Verdict]], count: int | None = None) -> dict[str, Any]:
+    """The sample as it is stored: {"count", "rows": {id: stratum}, "strata": {stratum: size in the whole run}}."""
+    stored = read_json(run_.sample_file, {})
+    count = count or stored.get("count", COUNT)
+    if stored.get("count") == count and stored["rows"].keys() <= rows.keys():
+        return stored
+    strata: dict[str, list[str]] = {}
+    for _, v in rows.values():
+        name = f"{'kept' if v.kept else 'dropped'} {(*v.reasons, '')[0]} {'' if v.judge is None else int(v.judge)}"
+        strata.setdefault(name, []).append(v.id)
+    piles = [(name, sorted(strata[name], key=_shuffled)) for name in sorted(strata)]
+    chosen: dict[str, str] = {}
+    for turn in range(max((len(pile) for _, pile in piles), default=0)):
+        chosen |= {pile[turn]: name for name, pile in piles[: count - len(chosen)] if turn < len(pile)}
+        piles = [x for x in piles if len(x[1]) > turn + 1]
+    return {
+        "count": count,
+        "rows": {id: chosen[id] for id in sorted(chosen, key=_shuffled)},
+        "strata": {name: len(strata[name]) for name in sorted(set(chosen.values()))},
+    }
 
 
 def _shuffled(id: str) -> str:
@@ -81,7 +87,9 @@ def say_word(run_: Run, who: str, id: str, keep: bool | None, quality: int | Non
             "Write your name first, so that several reviewers can be told apart.",
             "검토하는 사람이 구분되도록 이름을 먼저 적어 주세요.",
         )
-    if id in {p.id for p, _ in sample(run_)}:
+    drawn = _drawn(run_, _rows(run_))
+    if id in drawn["rows"]:
+        write_json(run_.sample_file, drawn)
         set_manual(run_, id, keep, who.strip(), quality if quality in range(1, 6) else None)
 
 
@@ -109,6 +117,7 @@ def export_csv(run_: Run, path: Path, count: int = COUNT) -> int:
             "There are no verdicts to review. Run `python -m lab filter` first.",
             "검토할 판정이 없습니다. 먼저 `python -m lab filter` 명령을 실행해 주세요.",
         )
+    write_json(run_.sample_file, _drawn(run_, _rows(run_), count))
     # utf-8-sig: Excel takes a CSV without the mark for another encoding and breaks Korean.
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
@@ -191,7 +200,8 @@ def review_summary(run_: Run) -> dict[str, Any]:
     is cut anew without people's, and words given in the ledger are left out, as nobody drew those rows.
     """
     config = run_.config("filter")
-    drawn = sample(run_)
+    all_rows = _rows(run_)
+    drawn = _drawn(run_, all_rows)
     said = {
         id: {who: row for who, row in by.items() if who != BY_HAND and row.get("keep") is not None}
         for id, by in words(run_).items()
@@ -200,10 +210,9 @@ def review_summary(run_: Run) -> dict[str, Any]:
     table = ledger(run_).table
     own = cut(replace(table, human=np.full_like(table.human, -1)), config)
     kept = dict(zip((v.id for v in table.verdicts), own.kept.tolist(), strict=True))
-    rows = [v for _, v in drawn if v.id in decided]
-    marks = read_json(run_.sample_file, {"rows": {}, "strata": {}})
-    read = [marks["rows"][v.id] for v in rows]
-    weight = {v.id: marks["strata"][name] / read.count(name) for v, name in zip(rows, read, strict=True)}
+    rows = [all_rows[id][1] for id in drawn["rows"] if id in decided]
+    read = [drawn["rows"][v.id] for v in rows]
+    weight = {v.id: drawn["strata"][name] / read.count(name) for v, name in zip(rows, read, strict=True)}
     judged = [v for v in rows if v.judge is not None]
     best = None
     if judged:

@@ -35,18 +35,19 @@ def run_() -> Run:
     return run_
 
 
-def test_the_sample_takes_from_every_stratum_and_stays_when_verdicts_change(run_: Run) -> None:
+def test_the_sample_takes_from_every_stratum_and_stays_when_verdicts_change(run_: Run, tmp_path: Path) -> None:
     chosen = review.sample(run_, 6)
     assert sorted((v.kept, v.judge and int(v.judge)) for _, v in chosen) == [
         (False, None), (False, None), (True, 3), (True, 3), (True, 4), (True, 4),
     ]  # fmt: skip
+    review.export_csv(run_, tmp_path / "a.csv", 6)
     apply_cut(run_, FilterConfig(min_score=5))
     assert [p.id for p, _ in review.sample(run_, 6)] == [p.id for p, _ in chosen]
     assert {p.id for p, _ in review.sample(run_, 10)} > {p.id for p, _ in chosen}
 
 
-def test_reviewers_walk_the_same_stories_each_at_their_own_pace(run_: Run) -> None:
-    review.sample(run_, 6)
+def test_reviewers_walk_the_same_stories_each_at_their_own_pace(run_: Run, tmp_path: Path) -> None:
+    review.export_csv(run_, tmp_path / "a.csv", 6)
     first = review.desk(run_, "가")
     assert (first.seen, first.total) == (0, 6)
     review.say_word(run_, "가", first.pair.id, True, 4)
@@ -59,8 +60,9 @@ def test_reviewers_walk_the_same_stories_each_at_their_own_pace(run_: Run) -> No
     assert review.undo(run_, "가") is None
 
 
-def test_a_word_needs_a_name_and_a_story_of_the_sample(run_: Run) -> None:
-    drawn = review.sample(run_, 6)
+def test_a_word_needs_a_name_and_a_story_of_the_sample(run_: Run, tmp_path: Path) -> None:
+    review.export_csv(run_, tmp_path / "a.csv", 6)
+    drawn = review.sample(run_)
     with pytest.raises(Problem, match="name"):
         review.say_word(run_, " ", drawn[0][0].id, True)
     outside = ({f"p{i}" for i in range(20)} - {p.id for p, _ in drawn}).pop()
@@ -69,7 +71,6 @@ def test_a_word_needs_a_name_and_a_story_of_the_sample(run_: Run) -> None:
 
 
 def test_agreement_precision_and_the_best_threshold_come_from_the_reviewed_rows(run_: Run) -> None:
-    review.sample(run_, 20)
     assert review.review_summary(run_)["filter"]["kappa"] is None
     for i in range(20):
         # People drop two of the ten that the filter keeps, the two with the lowest scores, and agree with its drops.
@@ -86,9 +87,10 @@ def test_agreement_precision_and_the_best_threshold_come_from_the_reviewed_rows(
     assert {v.id for v in run_.verdicts() if v.kept} == {f"p{i}" for i in range(4, 20, 2)}
 
 
-def test_a_rare_stratum_does_not_count_for_more_than_it_stands_for(run_: Run) -> None:
+def test_a_rare_stratum_does_not_count_for_more_than_it_stands_for(run_: Run, tmp_path: Path) -> None:
     """Of 20 rows 10 are kept and 10 dropped; a sample of 4 stands for all: each kept row read counts for 5."""
-    drawn = review.sample(run_, 4)
+    review.export_csv(run_, tmp_path / "a.csv", 4)
+    drawn = review.sample(run_)
     for p, _ in drawn:
         review.say_word(run_, "가", p.id, True)
     assert review.review_summary(run_)["precision"]["share"] == 1

@@ -167,6 +167,15 @@ class Table:
             np.array([v.scores.get("human", -1) for v in rows], np.int8),
         )
 
+    def counts(self) -> dict[str, int]:
+        """How many rows each rule found something in, whether it is on or off."""
+        return _counted(self.found)
+
+
+def _counted(bits: np.ndarray) -> dict[str, int]:
+    counts = {r: int(((bits >> i) & 1).sum()) for r, i in _BITS.items()}
+    return dict(sorted(((r, n) for r, n in counts.items() if n), key=lambda x: -x[1]))
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -177,8 +186,7 @@ class Cut:
 
     def counts(self) -> dict[str, int]:
         """How many rows each reason has, most first; a row with two reasons counts twice."""
-        counts = {r: int(((self.reasons >> i) & 1).sum()) for r, i in _BITS.items()}
-        return dict(sorted(((r, n) for r, n in counts.items() if n), key=lambda x: -x[1]))
+        return _counted(self.reasons)
 
     def alone(self) -> dict[str, int]:
         """How many rows each reason drops by itself: what switching it off would bring back."""
@@ -348,13 +356,17 @@ def set_manual(run_: Run, id: str, keep: bool | None, who: str, quality: int | N
     append_rows(run_.reviews_file, [row])
 
 
+def decide(run_: Run, id: str, keep: bool) -> None:
+    """Restore or reject a row by hand; it counts at once."""
+    _not_busy(run_)
+    if id in {p.id for p in ledger(run_).pairs}:
+        set_manual(run_, id, keep, BY_HAND)
+        apply_cut(run_, run_.config("filter"))
+
+
 def apply_cut(run_: Run, config: FilterConfig) -> dict[str, Any]:
     """Cut the stored verdicts anew by ``config`` and people's words, without measuring again; the facts."""
-    if jobs.look(run_).state in jobs.GOING:
-        raise Problem(
-            f"Run {run_.id} has a job at work that may read the verdicts. Wait for it or stop it first.",
-            f"실험 {run_.id} 에서 판정을 읽는 작업이 진행 중입니다. 끝나기를 기다리거나 먼저 멈춰 주세요.",
-        )
+    _not_busy(run_)
     verdicts = ledger(run_).table.verdicts
     if not verdicts:
         raise Problem(
@@ -366,6 +378,14 @@ def apply_cut(run_: Run, config: FilterConfig) -> dict[str, Any]:
     facts = save_cut(run_, config, verdicts)
     run_.finish("filter", facts)
     return facts
+
+
+def _not_busy(run_: Run) -> None:
+    if jobs.look(run_).state in jobs.GOING:
+        raise Problem(
+            f"Run {run_.id} has a job at work that may read the verdicts. Wait for it or stop it first.",
+            f"실험 {run_.id} 에서 판정을 읽는 작업이 진행 중입니다. 끝나기를 기다리거나 먼저 멈춰 주세요.",
+        )
 
 
 def save_cut(run_: Run, config: FilterConfig, verdicts: Sequence[Verdict]) -> dict[str, Any]:

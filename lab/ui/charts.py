@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.ui.texts import reason, say
-from lab.ui.theme import BLUE, FONTS, GREEN, ORANGE
+from lab.ui.theme import BLUE, FONTS, GREEN, ORANGE, RED
 
 WHO_COLOURS = {"teacher": BLUE, "base": "#6b6b6b", "arm": GREEN}
 
@@ -30,17 +30,36 @@ def _figure(title: str, height: int, x: str = "", y: str = "") -> Any:
     )
 
 
-def reasons_bar(counts: dict[str, int], language: str) -> Any:
-    """Dropped stories by reason, most at the top."""
-    figure = _figure(say("reasons_chart", language), 130 + 30 * len(counts), x=say("stories_axis", language))
-    items = sorted(counts.items(), key=lambda x: x[1])
-    figure.add_bar(
-        x=[n for _, n in items],
-        y=[reason(r, language) for r, _ in items],
-        orientation="h",
-        marker_color=ORANGE,
-        text=[n for _, n in items],
+def funnel(total: int, steps: list[dict[str, Any]], language: str) -> Any:
+    """From written to kept: what is left after each reason, and how many it took."""
+    kept = steps[-1]["left"] if steps else total
+    figure = _figure(say("funnel_chart", language), 90 + 24 * (len(steps) + 2))
+    figure.add_funnel(
+        y=[say("written", language), *(reason(s["reason"], language) for s in steps), say("kept", language)],
+        x=[total, *(s["left"] for s in steps), kept],
+        text=[f"{total:,}", *(f"{s['left']:,} (−{s['dropped']:,})" for s in steps), f"{kept:,}"],
+        textinfo="text",
+        marker={"color": [BLUE, *[ORANGE] * len(steps), GREEN]},
+        hoverinfo="text",
+        connector={"fillcolor": "rgba(128,110,95,.12)"},
     )
+    return figure
+
+
+def pass_curve(points: list[tuple[float, float]], threshold: float, language: str) -> Any:
+    """Pass rate by minimum score, and where the slider stands."""
+    figure = _figure(say("curve_chart", language), 260, x=say("score_axis", language), y=say("pass_rate", language))
+    figure.add_scatter(
+        x=[t for t, _ in points], y=[r for _, r in points], mode="lines", line={"color": BLUE, "width": 3}
+    )
+    now = min(points, key=lambda p: abs(p[0] - threshold))
+    figure.add_scatter(
+        x=[now[0]], y=[now[1]], mode="markers+text", marker={"color": ORANGE, "size": 13},
+        text=[f"{say('now', language)} {now[1]:.0%}"], textposition="top center",
+    )  # fmt: skip
+    figure.add_hline(y=0.5, line={"color": RED, "dash": "dot", "width": 1})
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.08])
+    figure.update_layout(showlegend=False)
     return figure
 
 

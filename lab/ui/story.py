@@ -34,8 +34,11 @@ def _places(text: str, word: str, kind: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def card(pair: Pair, language: str, verdict: Verdict | None = None) -> str:
-    """One story with its instruction; with a verdict also the reasons and the place that gave them."""
+def card(pair: Pair, language: str, verdict: Verdict | None = None, extra: str = "") -> str:
+    """One story with its instruction; with a verdict also the reasons and the place that gave them.
+
+    ``extra`` is HTML for the end of the card's foot.
+    """
     marks: list[tuple[int, int, str]] = []
     chips = []
     if verdict:
@@ -45,7 +48,10 @@ def card(pair: Pair, language: str, verdict: Verdict | None = None) -> str:
         if verdict.kept:
             chips.append(f'<span class="chip good">{say("kept", language)}</span>')
         if verdict.judge is not None:
-            chips.append(f"<span>{say('judge', language)} {verdict.judge:.1f}</span>")
+            why = escape(verdict.scores.get("judge_reason", ""))
+            chips.append(f"<span>{say('judge', language)} {verdict.judge:.1f} {why}</span>")
+        if verdict.by == "human":
+            chips.append(f'<span class="chip">{say("show_people", language)}</span>')
     elif pair.finish == "length":
         chips.append(f'<span class="chip bad">{say("cut_off", language)}</span>')
     if pair.character:
@@ -56,7 +62,7 @@ def card(pair: Pair, language: str, verdict: Verdict | None = None) -> str:
     kind = "" if verdict is None else " kept" if verdict.kept else " dropped"
     return (
         f'<article class="story{kind}" lang="ko"><div class="ask">{escape(pair.instruction)}</div>'
-        f'<div class="text">{marked(pair.output, marks)}</div><div class="foot">{"".join(chips)}</div></article>'
+        f'<div class="text">{marked(pair.output, marks)}</div><div class="foot">{"".join(chips)}{extra}</div></article>'
     )
 
 
