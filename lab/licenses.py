@@ -9,8 +9,10 @@ non-commercial and share-alike are contagious; what is unknown is never called o
 from __future__ import annotations
 
 import json
+import os
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from lab.problems import Problem
 from lab.records import read_json
 from lab.run import Run, find_run
 
+Card = Callable[[str, str], dict[str, Any] | None]
+"""Looks a Hub model's card up: (id, revision) -> its front matter with ``commit``, or None when it cannot be read."""
+CARD_SECONDS = 10
 NOT_ADVICE = {"en": "This is not legal advice.", "ko": "법률 자문이 아닙니다."}
 PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0"}
 _WORSE = ("ok", "conditional", "unknown", "blocked")
@@ -53,11 +58,34 @@ def _first(value: Any) -> str:
     return str(value[0] if isinstance(value, list) and value else value or "")
 
 
-def origins(spec: str, run_owner: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+@lru_cache(maxsize=256)
+def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict[str, Any] | None:
+    """The front matter of a model's card on the Hub at a revision, with ``commit``; None offline or when there is none.
+
+    Read without a token, as the licence of a gated model is public too. ``LAB_OFFLINE=1`` asks only a given endpoint.
+    """
+    if os.environ.get("LAB_OFFLINE") == "1" and endpoint is None:
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import httpx
+
+    pinned = revision if re.fullmatch(r"[0-9a-f]{7,40}", revision) else ""
+    try:
+        path = hf_hub_download(
+            name, "README.md", revision=pinned or None, endpoint=endpoint, token=False, etag_timeout=CARD_SECONDS
+        )
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError):
+        return None
+    # .../snapshots/COMMIT/README.md
+    return front_matter(Path(path)) | {"commit": Path(path).parent.name}
+
+
+def origins(spec: str, run_owner: str | None = None, card: Card | None = None) -> list[tuple[str, dict[str, Any]]]:
     """What a model SPEC comes from: (name, family) for each ancestor whose terms bind it.
 
     A trained arm inherits its student base and its teacher; a local folder is traced through its adapter
-    configuration and its card. What cannot be traced is unknown.
+    configuration and its card; a Hub model through its card when ``card`` can read it. What cannot be traced is unknown.
     """
     spec = spec.strip()
     if spec.startswith("run:"):
@@ -67,7 +95,7 @@ def origins(spec: str, run_owner: str | None = None) -> list[tuple[str, dict[str
         except Problem:
             return [(spec, family(spec))]
         base = read_json(run.stage_folder("train", arm) / "config.json", {}).get("student", "")
-        return [o for name in {*run_teachers(run), base} for o in origins(name or "?", run_owner)]
+        return [o for name in {*run_teachers(run), base} for o in origins(name or "?", run_owner, card)]
     if spec.startswith("api:"):
         return [(spec, family(spec[4:]))]
     name = spec if spec.startswith(("mini:", "scratch")) else spec.partition("@")[0]
@@ -75,16 +103,37 @@ def origins(spec: str, run_owner: str | None = None) -> list[tuple[str, dict[str
     if name and folder.is_dir():
         if folder.resolve().parent == (DATA / "mini").resolve():
             return [(spec, family(f"mini:{folder.resolve().name}"))]
-        card = front_matter(folder / "README.md")
+        facts = front_matter(folder / "README.md")
         base = read_json(folder / "adapter_config.json", {}).get("base_model_name_or_path") or _first(
-            card.get("base_model")
+            facts.get("base_model")
         )
-        found = origins(base, run_owner) if base and base != name else []
-        licence = _first(card.get("license"))
+        found = origins(base, run_owner, card) if base and base != name else []
+        licence = _first(facts.get("license"))
         if licence:
             found.append((f"{spec} ({licence})", family(licence, data=True)))
         return found or [(spec, family("?"))]
-    return [(spec, family(name))]
+    return _on_the_hub(spec, name, run_owner, card)
+
+
+def _on_the_hub(spec: str, name: str, run_owner: str | None, card: Card | None) -> list[tuple[str, dict[str, Any]]]:
+    """The family of a Hub id by the table, checked against its card: where they differ, both bind and the strictest wins."""
+    known = family(name)
+    facts = card(name, spec.partition("@")[2]) if card and known["kind"] in ("model", "unknown") else None
+    licence = _first((facts or {}).get("license"))
+    if not facts or not licence:
+        return [(spec, known)]
+    source = f"https://huggingface.co/{name} at {facts['commit'][:12]}"
+    if licence == known["id"]:
+        return [(spec, known | {"source": f"{known['source']}; the card says so too: {source}", "seen": "text"})]
+    if licence == "other" and known["kind"] == "unknown":
+        title, link = facts.get("license_name") or "other", facts.get("license_link") or source
+        return [(spec, known | {"conditions": f"own terms, {title}: {link}", "conditions_ko": f"자체 약관, {title}: {link}", "source": source})]  # fmt: skip
+    by_card = family(licence, data=True) | {"source": f"{source}: license {licence}", "seen": "text"}
+    found = [(f"{spec} (card: {licence})", by_card)]
+    if known["kind"] == "unknown":
+        base = _first(facts.get("base_model"))
+        return found + (origins(base, run_owner, card) if base and base != name else [])
+    return [(spec, known), *found]
 
 
 def run_teachers(run: Run) -> list[str]:
@@ -194,20 +243,23 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
     }
 
 
-def chain(teacher: str, student: str, data: tuple[str, ...] = (), owner: str | None = None) -> dict[str, Any]:
+def chain(
+    teacher: str, student: str, data: tuple[str, ...] = (), owner: str | None = None, card: Card | None = None
+) -> dict[str, Any]:
     """The licence chain of a student and the verdict: ``ok``, ``conditional``, ``blocked`` or ``unknown``.
 
     ``teacher`` may be empty when all data is brought along (then ``data`` names its licences). ``dataset`` and
-    ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups.
+    ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups; ``card``
+    (``hub_card`` when online) also reads the models' own cards at their revisions.
     """
     base = "" if student.startswith(("mini:", "scratch")) else student.partition("@")[0]
     sources: list[dict[str, Any]] = []
     if teacher:
-        sources += [{"what": "teacher", "who": n, "family": f} for n, f in origins(teacher, owner)]
+        sources += [{"what": "teacher", "who": n, "family": f} for n, f in origins(teacher, owner, card)]
     sources += [{"what": "data", "who": d.strip(), "family": family(d.strip(), data=True)} for d in data if d.strip()]
     if not sources:
         sources = [{"what": "data", "who": "imported rows", "family": family("?", data=True)}]
-    bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner)]
+    bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner, card)]
     base_names = [b["who"] for b in bases] if base else [""]
     model, dataset = _resolve(sources + bases, base_names[0]), _resolve(sources, base_names[0])
     rows = [
@@ -227,6 +279,19 @@ def chain(teacher: str, student: str, data: tuple[str, ...] = (), owner: str | N
     ]
     answer = _answer(model)
     return {**model, "answer": answer, "not_advice": NOT_ADVICE, "dataset": dataset, "model": model, "chain": rows}
+
+
+IMPORTED = {"", "import", "imported", "human"}
+"""What stands in the place of a teacher's name in rows that no model wrote."""
+
+
+def run_chain(run: Run, student: str, stated: tuple[str, ...] = (), card: Card | None = None) -> list[dict[str, Any]]:
+    """The chain of each teacher of a run, the worst verdict first; ``stated`` are the licences of rows brought along."""
+    names = run_teachers(run)
+    imported = any(n in IMPORTED for n in names)
+    teachers = [n for n in names if n not in IMPORTED] or [""]
+    chains = [chain(t, student, stated if imported else (), run.owner, card) for t in teachers]
+    return sorted(chains, key=lambda c: -_WORSE.index(c["verdict"]))
 
 
 def explain(found: dict[str, Any], language: str = "en") -> str:

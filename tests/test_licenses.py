@@ -1,10 +1,12 @@
 """The licence chain: which teacher, student and data may become which licence."""
 
 import json
+from functools import partial
 
 import pytest
 
 from lab import licenses
+from tests.fakehub import FakeHub
 
 QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
 
@@ -84,3 +86,57 @@ def test_a_folder_is_traced_through_its_adapter_configuration(tmp_path):
 def test_every_family_has_a_source_and_both_languages():
     for row in licenses.families():
         assert row["source"] and row["seen"] and row["conditions"] and row["conditions_ko"]
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """Reads cards of a loopback Hub; ``card.put(name, text)`` publishes one."""
+    from huggingface_hub import HfApi, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    licenses.hub_card.cache_clear()
+    with FakeHub().start() as hub:
+        hub.add_user("hf_x", "somebody").add_user("hf_q", "Qwen")
+
+        def put(name, front):
+            api = HfApi(endpoint=hub.url, token="hf_q" if name.startswith("Qwen") else "hf_x")
+            api.create_repo(name, exist_ok=True)
+            text = f"---\n{front}\n---\n# x\n".encode()
+            return api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=name).oid
+
+        read = partial(licenses.hub_card, endpoint=hub.url)
+        read.put = put
+        yield read
+
+
+def test_a_card_makes_an_unknown_model_known_at_its_revision(card):
+    old = card.put("somebody/tales", "license: cc-by-nc-4.0")
+    card.put("somebody/tales", "license: apache-2.0")
+    assert licenses.chain("somebody/tales", "mini:student")["verdict"] == "unknown"
+    found = licenses.chain("somebody/tales", "mini:student", card=card)
+    assert (found["verdict"], found["licence"]) == ("ok", "apache-2.0")
+    pinned = licenses.chain(f"somebody/tales@{old}", "mini:student", card=card)
+    assert pinned["licence"] == "cc-by-nc-4.0" and old[:12] in pinned["chain"][0]["source"]
+
+
+def test_a_card_that_differs_from_the_table_binds_too(card):
+    card.put(QWEN, "license: apache-2.0")
+    assert licenses.chain("mini:teacher", QWEN, card=card)["verdict"] == "ok"
+    licenses.hub_card.cache_clear()
+    card.put(QWEN, "license: cc-by-nc-4.0")
+    found = licenses.chain("mini:teacher", QWEN, card=card)
+    assert found["licence"] == "cc-by-nc-4.0" and found["verdict"] == "conditional"
+
+
+def test_a_fine_tune_is_traced_to_its_base_and_own_terms_stay_unknown(card):
+    card.put("somebody/tuned", "license: apache-2.0\nbase_model: meta-llama/Llama-3.1-8B")
+    assert licenses.chain("somebody/tuned", QWEN, card=card)["licence"] == "llama3.1"
+    card.put("somebody/own", "license: other\nlicense_name: house-rules\nlicense_link: https://example.org/x")
+    found = licenses.chain("somebody/own", QWEN, card=card)
+    assert found["verdict"] == "unknown" and "house-rules" in found["chain"][0]["terms"]
+
+
+def test_without_a_card_the_table_stands(card):
+    assert card("somebody/nothing") is None
+    assert licenses.chain("Qwen/Qwen2.5-1.5B-Instruct", QWEN, card=card)["verdict"] == "ok"
+    assert licenses.hub_card("Qwen/Qwen2.5-1.5B-Instruct") is None, "LAB_OFFLINE asks nobody"
