@@ -44,8 +44,12 @@ def build() -> gr.Blocks:
                 setattr(component, key, text)
         again = job.bind(page, outputs, look)
         targets = [component for component, _ in page.labels]
+        # Screen readers pronounce, and browsers break lines, by the language of the document.
+        page.language.change(None, page.language, None, js="language => { document.documentElement.lang = language; }")
         page.language.change(lambda language: translated(page, language), page.language, targets, **QUIET)
-        demo.load(header.opened, None, [page.language, page.run, page.greeting], **QUIET).then(*again, **QUIET)
+        demo.load(header.opened, None, [page.language, page.run, page.greeting, page.whose], **QUIET).then(
+            *again, **QUIET
+        )
         api.build()
     return demo
 

@@ -170,7 +170,7 @@ def test_the_filters_verdict_knows_what_was_asked_for_also_in_a_follow_up():
 def asked(run, table=None, chosen=None, blind=False, prompt="토끼 하루 동화 써 줘", columns=([], [], []), seed=0):
     """What the page holds after a request: (columns, table)."""
     given = tab.ask(run.id, "en", table or tab.Table(), chosen, blind, seed, 0.8, prompt, *columns)
-    return given[1 : 1 + tab.SEATS], given[1 + 2 * tab.SEATS]
+    return [c["value"] for c in given[1 : 1 + tab.SEATS]], given[1 + 2 * tab.SEATS]
 
 
 def answered(run, table, columns):
@@ -248,8 +248,9 @@ def test_telling_again_takes_the_next_seed_and_replaces_the_last_answer(run, sho
     columns, _, table, _ = answered(run, table, columns)
     before = columns[0][-1]["content"]
     given = tab.retell(run.id, "en", table, [], False, 4, 0.8, *columns)
-    assert given[0] == 5 and [len(c) for c in given[1:3]] == [1, 1]
-    columns, _, _, _ = answered(run, given[1 + 2 * tab.SEATS], given[1 : 1 + tab.SEATS])
+    columns = [c["value"] for c in given[1 : 1 + tab.SEATS]]
+    assert given[0] == 5 and [len(c) for c in columns] == [1, 1, 0]
+    columns, _, _, _ = answered(run, given[1 + 2 * tab.SEATS], columns)
     assert columns[0][-1]["content"] != before
 
 

@@ -197,3 +197,14 @@ def test_too_many_requests_within_a_minute_are_refused_for_their_owner_alone(spa
 def test_the_servers_secret_is_readable_by_its_owner_alone(space):
     cookie_from()
     assert (home() / ".secret").stat().st_mode & 0o077 == 0
+
+
+def test_a_visitor_reads_whose_runs_these_are_and_how_long_they_last(space, monkeypatch):
+    from lab.ui.texts import say
+
+    asks(cookie_from().partition(";")[0])
+    assert say("space_kept", "en") in header.kept("en") and str(shared.GUEST_RUNS) in header.kept("en")
+    monkeypatch.delenv("LAB_HOME")
+    assert say("space_lost", "ko") in header.kept("ko")
+    monkeypatch.delenv("SPACE_ID")
+    assert header.kept("ko") == ""

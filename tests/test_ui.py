@@ -82,6 +82,37 @@ def test_the_browser_chooses_the_language():
     assert texts.preferred("") == "ko"
 
 
+def test_what_is_written_can_be_read_in_light_and_dark():
+    """WCAG 2.2 AA: 4.5 to 1 for text."""
+    import re
+
+    from lab.ui import theme
+
+    def light(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    def contrast(a, b):
+        low, high = sorted((light(a), light(b)))
+        return (high + 0.05) / (low + 0.05)
+
+    made = theme.theme()
+    for scope, ground, placeholder in (
+        (":root", made.body_background_fill, made.input_placeholder_color),
+        (".dark", made.body_background_fill_dark, made.input_placeholder_color_dark),
+    ):
+        found = dict(re.findall(r"--(\w+):(#\w{6})", re.search(rf"^{re.escape(scope)} {{(.*)}}$", theme.CSS, re.M)[1]))
+        for ink in (found["ink"], found["soft"], found["accent"], placeholder):
+            for paper in (found["paper"], found["wash"], ground):
+                assert contrast(ink, paper) >= 4.5, (scope, ink, paper, contrast(ink, paper))
+    assert contrast(made.button_primary_background_fill, "#ffffff") >= 4.5
+    chips = re.findall(r"\.chip\.\w+ \{ background:(#\w{6}); color:(#\w{6})", theme.CSS)
+    assert len(chips) == 3
+    for paper, ink in chips:
+        assert contrast(paper, ink) >= 4.5
+
+
 def test_a_story_cannot_bring_markup_into_the_page():
     pair = Pair("1", "<img src=x onerror=alert(1)>", "<script>토토</script> 당근", "토끼 토토", ("당근",))
     shown = story.card(pair, "ko")
@@ -155,6 +186,21 @@ def test_every_preset_and_every_check_has_words():
         assert all(header.needs(preset, language) for preset in PRESETS)
         for item in checklist.check(new_run()):
             assert texts.say(f"check_{item.name}", language) and texts.say(f"why_{item.name}", language)
+
+
+def test_a_preset_says_what_this_machine_lacks(monkeypatch):
+    from lab.ui import header
+
+    monkeypatch.setenv("LAB_OFFLINE", "1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert header.missing("mini") == []
+    assert {"no_network", "no_key"} <= set(header.missing("api")) and texts.say("no_key", "ko") in header.needs(
+        "api", "ko"
+    )
+    assert "no_key" not in header.missing("qwen")
+    monkeypatch.setenv("LAB_OFFLINE", "0")
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert not {"no_network", "no_key"} & set(header.missing("api"))
 
 
 def test_the_checklist_drawer_says_the_values_in_both_languages():

@@ -110,7 +110,7 @@ def build(page: Page) -> None:
     tally = gr.HTML(elem_id="tally")
 
     setting = [page.run, page.language, table, chosen, blind, seed, temperature]
-    shown = [*columns, *lines, table, ballot]
+    shown = [*columns, *lines, table, ballot, voting[2]]
     spoken: dict[str, Any] = {"concurrency_id": "chat", "concurrency_limit": 1, "show_progress": "hidden"}
     listening = [page.run, page.language, table, *columns]
     begun = gr.on([send.click, prompt.submit], ask, [*setting, prompt, *columns], [prompt, *shown], **ACT)
@@ -127,7 +127,7 @@ def build(page: Page) -> None:
         )
     chosen.input(seated, chosen, seats, **QUIET)
     page.show(choices, [chosen, *seats], trained_files)
-    page.show(titles, [*columns, voting[2]], trained_files, (table,))
+    page.show(titles, columns, trained_files, (table,))
     page.show(counted, [tally], lambda run: [run.votes_file])
 
 
@@ -182,18 +182,19 @@ def seated(chosen: list[str]) -> list[Any]:
     return [gr.update(visible=i < max(2, len(chosen))) for i in range(SEATS)]
 
 
+def head(table: Table, seat: int, language: str) -> str:
+    """What stands above a column: who speaks or, while it is a secret, a letter."""
+    letter = "ABC"[seat]
+    if seat >= len(table.names):
+        return letter
+    if table.hidden:
+        return f"{letter} · {say('secret', language)}"
+    return f"{letter} · {called(table.names[seat], language)} · {table.specs[seat]}"
+
+
 def titles(run: Run | None, language: str, table: Table) -> list[Any]:
-    """The heads of the columns: who speaks or, while it is a secret, a letter; and whether a third can be voted for."""
-    heads = []
-    for i in range(SEATS):
-        letter = "ABC"[i]
-        if i >= len(table.names):
-            heads.append(gr.update(label=letter))
-        elif table.hidden:
-            heads.append(gr.update(label=f"{letter} · {say('secret', language)}"))
-        else:
-            heads.append(gr.update(label=f"{letter} · {called(table.names[i], language)} · {table.specs[i]}"))
-    return [*heads, gr.update(visible=len(table.names) == SEATS)]
+    """The heads of all columns."""
+    return [gr.update(label=head(table, seat, language)) for seat in range(SEATS)]
 
 
 def ask(
@@ -268,10 +269,11 @@ def opening(
 ) -> list[Any]:
     """The columns with the new request in them, before the first word of an answer."""
     table = replace(table, instruction=instruction, seed=seed, temperature=temperature, said=(), voted=False)
-    seats = range(SEATS)
-    asked = [[*before[i], {"role": "user", "content": instruction}] if i < len(table.names) else [] for i in seats]
-    wait = [said_by(None, language, [], say("in_line", language) if i < len(table.names) else "") for i in seats]
-    return [*asked, *wait, table, gr.update(visible=False)]
+    taken = len(table.names)
+    asked = [[*b, {"role": "user", "content": instruction}] if i < taken else [] for i, b in enumerate(before)]
+    columns = [gr.update(value=c, label=head(table, i, language)) for i, c in enumerate(asked)]
+    wait = [said_by(None, language, [], say("in_line", language) if i < taken else "") for i in range(SEATS)]
+    return [*columns, *wait, table, gr.update(visible=False), gr.update(visible=taken == SEATS)]
 
 
 def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[str, Any]]) -> Iterator[list[Any]]:
@@ -282,7 +284,7 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
     asked = [plain(c) for c in columns[: len(table.names)]]
     busy = say("machine_busy" if jobs.machine_taken() else "loading", language)
     blank = [gr.skip()] * (SEATS - len(table.names))
-    yield [*[gr.skip()] * SEATS, *(said_by(None, language, [], busy) for _ in asked), *blank, gr.skip(), gr.skip()]
+    yield [*[gr.skip()] * SEATS, *(said_by(None, language, [], busy) for _ in asked), *blank, *[gr.skip()] * 3]
     rules, base_url = run.config("filter"), run.config("generate").base_url
     try:
         for said in chat.talk(table.specs, asked, table.temperature, table.seed, base_url=base_url):
@@ -293,7 +295,7 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
                 requests = [m["content"] for m in a if m["role"] == "user"]
                 found = faults(requests, s.text, s.finish, rules) if s.finish else None
                 below.append(said_by(s, language, found, hidden=table.hidden))
-            yield [*grown, *blank, *below, *blank, table, gr.update(visible=table.votable)]
+            yield [*grown, *blank, *below, *blank, table, gr.update(visible=table.votable), gr.skip()]
     except Problem as problem:
         raise told(problem, language) from None
 
@@ -334,7 +336,7 @@ def voted_as(choice: str) -> Any:
             *below,
             table,
             gr.update(visible=False),
-            *titles(run, language, table)[:SEATS],
+            *titles(run, language, table),
             counted(run, language)[0],
         ]
 
@@ -343,7 +345,8 @@ def voted_as(choice: str) -> Any:
 
 def emptied(language: str) -> list[Any]:
     """A fresh table."""
-    return [*[[]] * SEATS, *[said_by(None, language, [])] * SEATS, Table(), gr.update(visible=False)]
+    columns = [gr.update(value=[], label=head(Table(), seat, language)) for seat in range(SEATS)]
+    return [*columns, *[said_by(None, language, [])] * SEATS, Table(), gr.update(visible=False), gr.skip()]
 
 
 def counted(run: Run | None, language: str) -> list[str]:

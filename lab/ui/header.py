@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lab import jobs
+from lab import example, jobs
 from lab.config import PRESETS, STAGES
 from lab.problems import Problem
 from lab.run import Run, new_run, runs
@@ -40,8 +43,34 @@ def welcome(language: str) -> str:
 
 
 def needs(preset: str, language: str) -> str:
-    """What a preset asks of time, memory and network, in plain words."""
-    return f'<div class="needs"><b>{escape(preset)}</b> {say("needs_" + preset.replace("-", "_"), language)}</div>'
+    """What a preset asks of time, memory and network, in plain words, and what of it is missing here."""
+    lacking = "".join(f"<li>{say(key, language)}</li>" for key in missing(preset))
+    words = say("needs_" + preset.replace("-", "_"), language)
+    return f'<div class="needs"><b>{escape(preset)}</b> {words}{f"<ul>{lacking}</ul>" if lacking else ""}</div>'
+
+
+def missing(preset: str) -> list[str]:
+    """Keys of the texts that say what this machine lacks for the preset; seen without opening torch."""
+    if preset == "mini":
+        return []
+    return [
+        key
+        for key, here in (
+            ("no_gpu", Path("/dev/nvidia0").exists() or sys.platform == "darwin"),
+            ("no_network", os.environ.get("LAB_OFFLINE") != "1"),
+            ("no_key", preset != "api" or bool(os.environ.get("OPENAI_API_KEY"))),
+        )
+        if not here
+    ]
+
+
+def kept(language: str) -> str:
+    """On a shared Space: whose runs these are and how long they last."""
+    if not shared.shared():
+        return ""
+    whose = say("space_guest" if shared.guest() else "space_user", language, n=shared.GUEST_RUNS)
+    last = say("space_kept" if os.environ.get("LAB_HOME") else "space_lost", language)
+    return f'<p class="about">{whose} {last}</p>'
 
 
 def glance(run: Run, language: str) -> str:
@@ -81,14 +110,19 @@ def build() -> Page:
                 gr.LoginButton(size="sm")
     with gr.Column(elem_id="greeting", visible=False) as greeting:
         hello = gr.HTML(welcome("ko"))
-        try_it = gr.Button("", variant="primary", elem_id="try")
+        with gr.Row():
+            try_it = gr.Button("", variant="primary", elem_id="try", min_width=200)
+            see = gr.Button("", elem_id="example", min_width=200, visible=example.FILE.exists())
     with gr.Row(equal_height=True, elem_id="bar"):
         run = gr.Dropdown([], scale=3, min_width=240, elem_id="run")
         pairs = gr.Number(200, minimum=1, maximum=50_000, precision=0, scale=1, min_width=100, elem_id="whole-pairs")
         whole = gr.Button("", variant="primary", scale=1, min_width=170, elem_id="whole")
+    whose = gr.HTML(visible=shared.shared())
     page = Page(run, language)
+    page.whose = whose
     page.label(hello, lambda lang: {"value": welcome(lang)})
     page.label(try_it, value="try_it")
+    page.label(see, value="see_example")
     page.label(head, lambda lang: {"value": title(lang)})
     page.label(run, label="run", info="run_info")
     page.label(pairs, label="whole_pairs", info="whole_info")
@@ -102,7 +136,6 @@ def build() -> Page:
             new = page.label(gr.Button("", scale=1, min_width=150, elem_id="new"), value="new")
         words = gr.HTML(needs("mini", "ko"), elem_id="needs")
     page.greeting = greeting
-    page.drawer = drawer
 
     def make(preset_name: str, name: str, lang: str) -> list[Any]:
         try:
@@ -123,6 +156,15 @@ def build() -> Page:
         start_whole(made, TRY_PAIRS, lang)
         return chosen(made.id, lang)
 
+    def shown(lang: str) -> list[Any]:
+        try:
+            shared.slow_down()
+            shared.room()
+            made = example.take(shared.owner(), say("example_title", lang))
+        except Problem as problem:
+            raise told(problem, lang) from None
+        return chosen(made.id, lang)
+
     def planned(run_id: str | None) -> Any:
         at = find(run_id)
         try:
@@ -132,8 +174,10 @@ def build() -> Page:
 
     new.click(make, [preset, named, language], [named, run, greeting, drawer], **ACT)
     try_it.click(first, language, [run, greeting], **ACT)
+    see.click(shown, language, [run, greeting], **ACT)
     whole.click(everything, [run, language, pairs], None, **ACT)
     gr.on([preset.change, language.change], needs, [preset, language], words, **QUIET)
+    language.change(kept, language, whose, **QUIET)
     run.change(planned, run, pairs, **QUIET)
     page.show(
         lambda at, lang: [gr.update(choices=choices(lang))],
@@ -174,4 +218,4 @@ def start_whole(run: Run, pairs: int, language: str) -> None:
 def opened(request: gr.Request) -> list[Any]:
     """When the page opens: the browser's language, the runs, the newest one (or ``?run=``) chosen."""
     language = preferred(request.headers.get("accept-language", ""))
-    return [language, *chosen(request.query_params.get("run"), language)]
+    return [language, *chosen(request.query_params.get("run"), language), kept(language)]

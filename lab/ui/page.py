@@ -28,7 +28,7 @@ class Page:
     run: gr.Dropdown
     language: gr.Radio
     greeting: Any = None
-    drawer: Any = None
+    whose: Any = None
     labels: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
 
@@ -60,11 +60,11 @@ class Page:
         """
         made = View(view, outputs, files, inputs)
         self.views.append(made)
-        if inputs:
+        # A gr.State is read, not listened to: who sets it draws what follows.
+        events = [x.change if programmed else x.input for x in inputs if hasattr(x, "input")]
+        if events:
             # Gradio takes the answer of a handler with one output as that output's value, list or not.
             fill = made.fill if len(outputs) > 1 else lambda *values: made.fill(*values)[0]
-            # A gr.State has no input event, only change.
-            events = [x.change if programmed else getattr(x, "input", None) or x.change for x in inputs]
             # What was set last counts, also when it came while an earlier value was still being drawn.
             gr.on(events, fill, [self.run, self.language, *inputs], outputs, trigger_mode="always_last", **QUIET)
 

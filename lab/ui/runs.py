@@ -31,7 +31,7 @@ def build(page: Page) -> None:
         with gr.Row():
             copy = page.label(gr.Button("", min_width=110, elem_id="duplicate"), value="duplicate")
             delete = page.label(gr.Button("", min_width=110, variant="stop", elem_id="delete"), value="delete")
-            undo = page.label(gr.Button("", min_width=110, visible=False, elem_id="undo"), value="undo")
+            undo = page.label(gr.Button("", min_width=110, visible=False, elem_id="undelete"), value="undelete")
             pack = page.label(gr.Button("", min_width=110, elem_id="pack"), value="zip_out")
             unpack = page.label(
                 gr.UploadButton("", file_types=[".zip"], min_width=110, elem_id="unpack"), label="zip_in"

@@ -8,7 +8,7 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 FONTS = ["Pretendard", "Noto Sans KR", "Noto Sans CJK KR", "Apple SD Gothic Neo", "Malgun Gothic", "sans-serif"]
 
 CSS = """
-:root { --ink:#3b2f2a; --soft:#7a6a61; --paper:#fffdf8; --line:#eadfce; --accent:#a8502f; --wash:#f6ecdf; }
+:root { --ink:#3b2f2a; --soft:#726259; --paper:#fffdf8; --line:#eadfce; --accent:#a8502f; --wash:#f6ecdf; }
 .dark { --ink:#efe6da; --soft:#b9a99a; --paper:#2a2421; --line:#463c35; --accent:#e79a72; --wash:#362e29; }
 .gradio-container { max-width:1120px !important; width:100% !important; margin:0 auto !important; }
 .gradio-container main { width:100%; }
@@ -67,8 +67,14 @@ CSS = """
 .said .who { color:var(--ink); font-weight:600; } .said .chips { display:flex; flex-wrap:wrap; gap:.3rem; }
 .tally { border:1px solid var(--line); border-radius:12px; padding:.7rem 1rem; background:var(--paper); color:var(--ink); line-height:1.7; }
 .tally ul { margin:.2rem 0 0 1.1rem; } .chip.pick { background:#e3e0f5; color:#2f2569; }
+.chain { display:flex; align-items:stretch; gap:.6rem; margin:.4rem 0 .8rem; } .chain > div { flex:1 1 0; display:flex; flex-direction:column; gap:.5rem; justify-content:center; min-width:0; }
+.chain .arrow { flex:0 0 auto; font-size:1.4rem; color:var(--soft); } .link { border:1px solid var(--line); border-radius:12px; padding:.6rem .8rem; background:var(--paper); color:var(--ink); overflow-wrap:anywhere; }
+.link b, .link span, .link small { display:block; } .link small { color:var(--soft); } .link.made { border-width:2px; } .link.made.ok { border-color:#009E73; } .link.made.conditional { border-color:#E69F00; }
+.link.made.unknown { border-color:#6b6b6b; border-style:dashed; } .link.made.blocked { border-color:#D55E00; border-style:double; border-width:4px; }
+.measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
 footer { display:none !important; }
 @media (max-width:640px) {
+  .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
   .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.86rem; white-space:normal; }
@@ -136,6 +142,8 @@ def theme() -> gr.themes.Base:
         block_label_text_color="#5c4e44",
         block_title_text_color="#5c4e44",
         block_info_text_color="#7a6a5c",
+        input_placeholder_color="#726259",
+        input_placeholder_color_dark="#a8937c",
         block_title_background_fill="transparent",
         block_title_padding="0",
         block_label_background_fill="#f6ecdf",

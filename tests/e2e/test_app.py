@@ -140,9 +140,9 @@ def test_a_run_is_renamed_duplicated_deleted_and_brought_back(visit, home):
     expect(page.locator("#run input")).to_have_value(re.compile("새 이름 사본"))
     assert sum(r.meta()["title"].startswith("새 이름") for r in runs()) == 2
     page.locator("#delete").click()
-    expect(page.locator("#undo")).to_be_visible()
+    expect(page.locator("#undelete")).to_be_visible()
     assert sum(r.meta()["title"].startswith("새 이름") for r in runs()) == 1
-    page.locator("#undo").click()
+    page.locator("#undelete").click()
     expect(page.locator("#run input")).to_have_value(re.compile("새 이름 사본"))
     assert sum(r.meta()["title"].startswith("새 이름") for r in runs()) == 2
 
