@@ -103,7 +103,10 @@ _ENDING = re.compile(
 _NOUN_ENDING = re.compile(
     r"(?:바다|소다|판다|수다|강아지|아버지|돼지|편지|먼지|망아지|송아지|반지|바지|가지|휴지|간지|그네|동네|썰매네)\s*$"
 )
-_OPENER = re.compile(r"(?:^|[\s(,.!?])[\"](?=\S)")
+# Dots after a word that must go on: 그런데..., 토토는…
+_HANGING = re.compile(
+    r"(?:그런데|그리고|그래서|하지만|그러나|그러자|그때|그러면|왜냐하면|[가-힣](?:는|은|를|을|에게|에서|지만|는데|면서|려고))\s?(?:\.{2,}|…+)\.?$"
+)
 
 
 def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
@@ -123,6 +126,8 @@ def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
             return Finding("truncated", at, len(text))
     if text.count("‘") > text.count("’") and text.rfind("‘") > text.rfind("’") and not _CLOSED.search(text):
         return Finding("truncated", text.rfind("‘"), len(text))
+    if _HANGING.search(text):
+        return tail
     if _CLOSED.search(text):
         return None
     bare = text.rstrip("”\"’'」』)")
@@ -134,6 +139,8 @@ def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
     return tail
 
 
+_STUTTER = re.compile(r"([가-힣])\1{11,}|([가-힣]{2,4})\2{7,}")
+"""A sound drawn out longer than any storyteller would (하하하하, 데굴데굴데굴데굴 are short)."""
 _PARTICLE = re.compile(
     r"(?<=[가-힣]{2})(?:에게서|에게|한테|에서|까지|부터|처럼|보다|마다|으로|이랑|하고|은|는|이|가|을|를|에|의|도|만|로|와|과|랑|네|들)$"
 )
@@ -202,6 +209,8 @@ def repeats(scores: dict[str, float]) -> bool:
 def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     """A loop, exact or slightly varied; refrains, sounds and repeated lines of dialogue pass."""
     text = pair.output
+    if stutter := _STUTTER.search(text):
+        return Finding("repetition", *stutter.span())
     if not repeats(repetition_scores(text)):
         return None
     seen: set[str] = set()
@@ -785,29 +794,39 @@ def _word_there(word: str, text: str) -> bool:
         linked = word[:-1] + chr(ord(word[-1]) + 19)
         if any("가" <= text[at + len(word) : at + len(word) + 1] <= "힣" for at in _starts(linked, text)):
             return True
-    tokens = _kiwi().tokenize(text)
     if len(word) > 1:
         lemma = word[:-1] if word.endswith("다") and word not in _NOT_A_VERB else ""
-        own = [t for t in _kiwi().tokenize(word) if t.tag[0] in "NVMX" and t.tag not in ("VCP", "XSN")]
+        own = [t for t in _morphemes(word) if t.tag[0] in "NVMX" and t.tag not in ("VCP", "XSN")]
         if lemma:
             root = lemma[:-1] if lemma[-1] in "하되" else lemma
             if root and len(root) > 1 and root in text:
                 return True
-            if any(t.tag[0] == "V" and t.form == lemma for t in tokens):
-                return True
             # 춤추다 as 춤을 추다: every content morpheme is there.
-            forms = {(t.form, t.tag[0]) for t in tokens}
-            return bool(own) and all((t.form, t.tag[0]) in forms for t in own)
+            forms = {(t.form, t.tag[0]) for t in _words_like("".join(t.form for t in own) + lemma, text)}
+            return (lemma, "V") in forms or (bool(own) and all((t.form, t.tag[0]) in forms for t in own))
         content = [t for t in own if t.tag[0] == "V"]
+        tokens = _words_like("".join(c.form for c in content), text) if content else []
         return any(t.tag[0] == "V" and t.form == c.form for t in tokens for c in content)
-    for token in tokens:
-        if token.tag in ("NNG", "NNP") and word in token.form and (token.form[0] == word or token.form[-1] == word):
-            whole = re.match(r"[가-힣]+", text[token.start :])
-            if token.form not in FALSE_COMPOUNDS and not (
-                whole and any(whole[0].startswith(f) for f in FALSE_COMPOUNDS if f[0] == word)
-            ):
-                return True
+    for whole in dict.fromkeys(w for w in WORD.findall(text) if word in w):
+        for token in _morphemes(whole):
+            if token.tag in ("NNG", "NNP") and word in (token.form[0], token.form[-1]):
+                false = any(whole.startswith(f) for f in FALSE_COMPOUNDS if f[0] == word)
+                if token.form not in FALSE_COMPOUNDS and not (token.start == 0 and false):
+                    return True
     return False
+
+
+@lru_cache(maxsize=20_000)
+def _morphemes(word: str) -> tuple[Any, ...]:
+    """The morphemes of one word; stories share most of their words."""
+    return tuple(_kiwi().tokenize(word))
+
+
+def _words_like(stem: str, text: str) -> list[Any]:
+    """Morphemes of the words that share a first consonant with a syllable of ``stem``, as stems change (돕다, 도와)."""
+    initials = {(ord(c) - 0xAC00) // 588 for c in stem if "가" <= c <= "힣"}
+    words = dict.fromkeys(WORD.findall(text))
+    return [t for w in words if "가" <= w[0] <= "힣" and (ord(w[0]) - 0xAC00) // 588 in initials for t in _morphemes(w)]
 
 
 def missing_keyword(pair: Pair, config: FilterConfig) -> Finding | None:

@@ -66,10 +66,109 @@ def test_each_rule_sees_its_fault(reason: str, text: str) -> None:
         " 119에 전화하니 3층까지 사다리가 올라왔어요.",
         ' "남자는 울면 안 돼." "아니야, 누구나 울 수 있어."',
         " 토토는 숨을 죽이고 기다렸어요.",
+        # What reads like a refusal or a comment is somebody in the story.
+        " 토토는 부끄러워서 대답할 수 없었어요.",
+        " 토토는 탑을 완성하지 못하고 잠이 들었어요.",
+        " 토토는 무엇을 도와줄까 곰곰이 생각했어요.",
+        " 개미는 혼자 만들기 힘들다고 말했어요.",
+        " 토토는 개미의 요청을 들어주었어요.",
+        " 할머니께 도움을 드리지 못해 토토는 속상했어요.",
+        " 토토는 다른 이야기도 들려 달라고 부탁했어요.",
+        " 토토는 옛날이야기를 들려 달라고 졸랐어요.",
+        " 이 이야기를 들은 개미가 길을 가르쳐 주었어요.",
+        " 토토는 부모님께 편지를 썼어요.",
+        " 할머니는 선물이 마음에 드셨어요.",
+        " 고맙다는 말이 들어간 노래였어요.",
+        " 토토는 아이에게 길을 물어보았어요.",
+        # Words that are rude or dangerous in other places only.
+        " 촛불이 꺼져 방이 캄캄했어요.",
+        " 토토는 엄마를 졸라 풍선을 샀어요.",
+        " 어느새 추위가 닥쳐왔어요.",
+        " 할머니가 눈깔사탕을 주셨어요.",
+        " 새끼 오리들이 뒤뚱뒤뚱 따라왔어요.",
+        " 둘은 엿 먹고 떡 먹고 신나게 놀았어요.",
+        " 이발소에서 머리를 싹둑 잘랐어요.",
+        " 아빠가 칼로 수박을 반으로 갈랐어요.",
+        " 둘은 물총을 쏘며 놀았어요.",
+        " 토토는 목도리로 목을 잘 감쌌어요.",
+        " 고양이는 지붕에서 폴짝 뛰어내렸어요.",
+        " 엄마가 성냥을 켜서 케이크에 불을 붙였어요.",
+        " 장난감 로봇은 건전지를 꿀꺽 먹고 힘이 났어요.",
+        " 대장장이가 망치로 쇠를 내리쳤어요.",
+        " 가난한 나무꾼은 하루도 쉴 수 없었어요.",
+        " 한편 개미는 아기자기한 방을 꾸몄어요.",
+        # Numbers that are no address, and a verb that looks like a wrong particle.
+        " 토토는 거꾸로 10, 9, 8, 7 하고 세었어요.",
+        " 토토는 앞으로 3 걸음, 뒤로 2 걸음 걸었어요.",
+        " 문구점에 들를 시간이었어요.",
     ],
 )
 def test_what_good_authors_write_passes(extra: str) -> None:
     assert reasons(STORY + extra) == set()
+
+
+def test_a_story_may_begin_with_an_age() -> None:
+    assert reasons("네 살 토토는 모래로 여기저기 길을 만들었어요. " + STORY) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(
+            f"토끼 토토는 {place} 갔어요. 토토는 거기서 {what} 보았어요. 토토는 정말 기뻤어요. "
+            for place, what in zip(("숲에", "강에", "들에", "산에", "바다에", "꽃밭에", "비탈에"), ["꽃을", "비를", "돌을", "새를", "별을", "달을", "해를"], strict=True)
+        ),
+        "토끼 토토는 숲에 사는 거죠. 꽃이 예쁜 거죠. 비가 오는 거죠. 비가 그친 거죠. 꽃이 피는 거죠. 토토가 웃는 거죠. "
+        "토토가 노는 거죠. 꽃이 지는 거죠. 비가 오는 거죠. 토토가 자는 거죠. 꽃이 피는 거죠. 토토가 웃는 거죠.",
+        STORY + " " + STORY,
+        STORY + " 그래서 토토는 또 비를 맞았어요. 그리고 토토는 또 비를 맞았어요." * 4,
+        STORY + " 하" * 40 + "하고 웃었어요.",
+        STORY + " 아" + "아아아아" * 12 + "!",
+        STORY + ' "안녕, 개미야!" "안녕, 토토야!"' * 9,
+        "토끼 토토는 꽃을 좋아했어요. 그래서 토토는 행복했어요. 비가 왔어요. 토토는 비를 좋아했어요. 그래서 토토는 행복했어요. "
+        "꽃이 피었어요. 토토는 꽃을 좋아했어요. 그래서 행복했어요. 토토는 비도 좋아하고 꽃도 좋아했어요. 그래서 토토는 행복했어요.",
+    ],
+)  # fmt: skip
+def test_loops_are_seen_also_when_they_vary(text: str) -> None:
+    assert "repetition" in reasons(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A cumulative tale, a song with a refrain, a machine that says one thing.
+        "할아버지가 커다란 순무를 뽑아요. 영차, 영차! 그래도 안 뽑혀요. 꽃밭에 있던 토토가 왔어요. 토토는 할아버지를 잡고, 할아버지는 순무를 잡고, "
+        "영차, 영차! 그래도 안 뽑혀요. 비를 맞던 개구리가 왔어요. 개구리는 토토를 잡고, 토토는 할아버지를 잡고, 할아버지는 순무를 잡고, "
+        "영차, 영차! 쑥, 순무가 뽑혔어요. 모두 엉덩방아를 찧고 깔깔 웃었답니다.",
+        "토토가 꽃을 들고 노래했어요. \"비야 비야 오너라, 우리 꽃밭에 오너라.\" 똑, 한 방울이 떨어졌어요. \"비야 비야 오너라, 우리 꽃밭에 오너라.\" "
+        "똑똑, 두 방울이 떨어졌어요. 토토는 더 크게 불렀어요. \"비야 비야 오너라, 우리 꽃밭에 오너라!\" 쏴아, 드디어 비가 쏟아졌어요. 목마른 꽃들이 고개를 들었답니다.",
+        "장난감 로봇이 말했어요. \"삐리삐리, 안녕.\" 토토가 물었어요. \"너도 꽃을 좋아해?\" \"삐리삐리, 안녕.\" \"비가 오면 어떻게 해?\" \"삐리삐리, 안녕.\" "
+        "토토는 로봇의 등을 열어 보았어요. 건전지가 거꾸로 끼워져 있었지요. 토토가 바로 끼우자 로봇이 노래했어요. \"삐리삐리, 토토야, 비가 오면 우산이 되어 줄게!\" 토토는 깔깔 웃었어요.",
+    ],
+)  # fmt: skip
+def test_refrains_and_cumulative_tales_are_no_loops(text: str) -> None:
+    assert reasons(text) == set()
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("english_mix", STORY + " THE END"),
+        ("broken_text", STORY.replace("꽃밭에서", "꽃?에서 놀?고")),
+        ("broken_text", STORY + " <0xED><0x86>"),
+        ("broken_text", STORY + " 토 토 는 숲 에 서 놀 았 어 요."),
+        ("meta", STORY + " (다음 편에 계속)"),
+        ("truncated", STORY + " 그런데 갑자기,"),
+        ("truncated", STORY + " 그런데..."),
+        ("truncated", STORY + " 토토는 개미에게"),
+        ("refusal", "토토 이야기는 안전 지침에 맞지 않아 들려드리기 어렵습니다. 다른 낱말을 주시면 써 보겠습니다." * 2),
+        ("refusal", STORY + " 여기까지만 쓰겠습니다. 이어지는 내용은 제공해 드릴 수 없습니다."),
+        ("pii", STORY + " 집은 햇살시 푸른구 달맞이길 27-3이에요."),
+        ("unsafe", STORY + " 토토는 젓가락을 콘센트에 쏙 넣어 보았어요."),
+    ],
+)
+def test_other_ways_to_fail(reason: str, text: str) -> None:
+    assert reason in reasons(text)
 
 
 def test_the_token_limit_counts_as_truncated() -> None:
