@@ -37,18 +37,20 @@ QUESTION = """두 동화 가운데 어느 쪽이 3~5세 아이에게 읽어 주�
 """
 
 
-def outcomes(a: Sequence[Pair], b: Sequence[Pair], judge: str) -> list[tuple[float, bool] | None]:
-    """For each prompt (1 if ``a`` wins, 0 if ``b``, 0.5 a tie; whether the two orders disagreed); None if unreadable.
+Outcome = tuple[float, bool] | None
+"""1 if the first story wins, 0 if the second, 0.5 a tie, and whether the two orders disagreed; None if unreadable."""
 
-    ``judge``: ``mini`` (compares its two scores, so order cannot matter), a local model (its next-token choice
-    between A and B), or ``api:MODEL`` (asked for JSON).
+
+def by_marks(a: Sequence[float | None], b: Sequence[float | None]) -> list[Outcome]:
+    """Outcomes of a judge that scored each story by itself, so that order cannot matter."""
+    return [None if x is None or y is None else (_by_score(x - y), False) for x, y in zip(a, b, strict=True)]
+
+
+def outcomes(a: Sequence[Pair], b: Sequence[Pair], judge: str) -> list[Outcome]:
+    """Outcomes of a judge that sees both stories, in both orders.
+
+    ``judge``: a local model (its next-token choice between A and B), or ``api:MODEL`` (asked for JSON).
     """
-    if judge == "mini":
-        from lab.judge import judge_pairs
-
-        marks = [m for m, *_ in judge_pairs([*a, *b], judge)]
-        both = zip(marks[: len(a)], marks[len(a) :], strict=True)
-        return [None if x is None or y is None else (_by_score(x - y), False) for x, y in both]
     shown = [QUESTION.format(instruction=x.instruction, first=x.output, second=y.output) for x, y in zip(a, b, strict=True)]  # fmt: skip
     turned = [QUESTION.format(instruction=x.instruction, first=y.output, second=x.output) for x, y in zip(a, b, strict=True)]  # fmt: skip
     said = _choices([*shown, *turned], judge)
@@ -96,12 +98,17 @@ def parse(text: str) -> float | None:
     return {"a": 1.0, "b": 0.0, "same": 0.5}.get(better)
 
 
-def duel(a: Sequence[Pair], b: Sequence[Pair], judge: str) -> dict[str, Any] | None:
+def duel(
+    a: Sequence[Pair],
+    b: Sequence[Pair],
+    judge: str,
+    marks: tuple[Sequence[float | None], Sequence[float | None]] | None = None,
+) -> dict[str, Any] | None:
     """``a`` against ``b``: wins, losses, ties, win rate (a tie counts half) and the same at equal length; with intervals.
 
-    None when no answer of the judge could be read.
+    With ``marks`` the judge has scored both sides already and is not asked again. None when nothing could be read.
     """
-    found = outcomes(a, b, judge)
+    found = by_marks(*marks) if marks else outcomes(a, b, judge)
     usable = [i for i, x in enumerate(found) if x is not None]
     if not usable:
         return None
@@ -109,7 +116,7 @@ def duel(a: Sequence[Pair], b: Sequence[Pair], judge: str) -> dict[str, Any] | N
     longer = np.array([len(a[i].output) - len(b[i].output) for i in usable], float)
     return {
         "judge": judge,
-        "orders": 1 if judge == "mini" else 2,
+        "orders": 1 if marks else 2,
         "prompts": len(usable),
         "unreadable": len(found) - len(usable),
         "wins": int((score == 1).sum()),

@@ -266,7 +266,7 @@ def markdown(report: dict[str, Any], run_: Run) -> str:
     ]
     lines += [f"- {plain(arm)}: {kept_line(report, arm, 'en')}" for arm in report["retention"]] + [""]
     if report["duels"]:
-        lines += ["## 둘씩 견주기 / Pairwise", "", *_duel_rows(report), ""]
+        lines += ["## 둘씩 견주기 / Pairwise", "", *(f"- {plain(_duel_line(d))}" for d in report["duels"]), ""]
     lines += ["![quality](charts/quality.png)", "", "![quality against speed](charts/quality_speed.png)", ""]
     lines += ["## 물음 / Exercises", ""]
     for question, answer, frage, antwort in exercises(report, run_):
@@ -275,17 +275,16 @@ def markdown(report: dict[str, Any], run_: Run) -> str:
     return "\n".join(lines)
 
 
-def _duel_rows(report: dict[str, Any]) -> list[str]:
-    rows = [
-        "| | judge | wins | ties | losses | win rate | at equal length | orders disagree |",
-        "|---|---|---:|---:|---:|---|---|---:|",
-    ]
-    for d in report["duels"]:
-        rate, equal = d["win_rate"], d["win_rate_at_equal_length"]
-        rows.append(
-            f"| {plain(d['a'])} : {plain(d['b'])} | {plain(d['judge'])} | {d['wins']} | {d['ties']} | {d['losses']} | {rate['value']:.0%} [{rate['low']:.0%} – {rate['high']:.0%}] | {equal['value']:.0%} [{equal['low']:.0%} – {equal['high']:.0%}] | {d['disagreed']:.0%} |"
-        )
-    return rows
+def _duel_line(duel: dict[str, Any]) -> str:
+    """Who won how often against whom, plain and at equal length, in a line."""
+    rate, equal = (
+        f"{x['value']:.0%} [{x['low']:.0%} – {x['high']:.0%}]"
+        for x in (duel["win_rate"], duel["win_rate_at_equal_length"])
+    )
+    return (
+        f"{duel['a']} : {duel['b']}, {duel['wins']} won, {duel['ties']} tied, {duel['losses']} lost; win rate {rate}, "
+        f"at equal length {equal}; judge {duel['judge']}, its orders disagreed in {duel['disagreed']:.0%}"
+    )
 
 
 def _provenance(report: dict[str, Any]) -> list[str]:
@@ -347,6 +346,9 @@ def html(report: dict[str, Any], run_: Run, pictures: dict[str, str]) -> str:
         "<h2>교사에게서 지킨 것 / Kept of the teacher</h2><ul>",
         *(f"<li>{escape(arm)}: {escape(kept_line(report, arm, 'ko'))}</li>" for arm in report["retention"]),
         "</ul>",
+        "<h2>둘씩 견주기 / Pairwise</h2><ul>" if report["duels"] else "",
+        *(f"<li>{escape(line)}</li>" for line in map(_duel_line, report["duels"])),
+        "</ul>" if report["duels"] else "",
         *(f"<h2>{escape(CHARTS[name])}</h2>{svg}" for name, svg in pictures.items()),
         "<h2>물음 / Exercises</h2>",
         *(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from html import escape
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from lab.passages import Passages
 from lab.problems import Problem, Stopped
 from lab.progress import Progress
 from lab.records import Pair, Probe, Verdict, append_rows, read_json, read_rows, write_json
-from lab.run import Run, new_run
+from lab.run import Run, find_run, new_run
 from lab.stages import compare as stage
 from lab.stages import train
 from tests.tiny import tiny_model
@@ -38,28 +41,49 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_model(tmp_path_factory.mktemp("student"))
 
 
-@pytest.fixture
-def run_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, student: str) -> Run:
+def make_run(home: Path, teacher: str, student: str) -> Run:
     """A run with a tiny teacher, 16 kept training and 4 kept test pairs, no arm yet."""
-    monkeypatch.setenv("LAB_HOME", str(tmp_path / "home"))
-    made = new_run("mini")
+    os.environ["LAB_HOME"] = str(home)
+    made = new_run("mini", "작은 실험")
     pairs = [replace(p, split="test" if i % 5 == 0 else "train") for i, p in enumerate(train.human_pairs(20, 5))]
     append_rows(made.pairs_file, [p.row() for p in pairs])
     append_rows(made.verdicts_file, [Verdict(p.id, True).row() for p in pairs])
     write_json(made.stage_folder("generate") / "config.json", {"teacher": teacher})
     write_json(made.stage_folder("train") / "config.json", {"student": student})
+    write_json(made.stage_folder("compare") / "config.json", {"judge": "none"})
     return made
+
+
+@pytest.fixture
+def run_(lab_home: Path, teacher: str, student: str) -> Run:
+    return make_run(lab_home, teacher, student)
+
+
+@pytest.fixture(scope="module")
+def compared_home(tmp_path_factory: pytest.TempPathFactory, teacher: str, student: str) -> tuple[Path, str]:
+    """A home with a run whose arm was trained and compared; tests only read it."""
+    before, home = os.environ.get("LAB_HOME"), tmp_path_factory.mktemp("compared")
+    run_ = make_run(home, teacher, student)
+    train.run(
+        run_, TrainConfig(student=student, batch_size=4, epochs=2.0, learning_rate=1e-2), Progress(run_, "train", [])
+    )
+    stage.run(run_, SMALL, Progress(run_, "compare", []))
+    os.environ["LAB_HOME"] = before or ""
+    return home, run_.id
+
+
+@pytest.fixture
+def compared(compared_home: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("LAB_HOME", str(compared_home[0]))
+    return find_run(compared_home[1])
 
 
 SMALL = CompareConfig(prompts=4, max_new_tokens=24)
 
 
-def test_report_holds_teacher_base_and_arm(run_: Run, student: str) -> None:
-    train.run(
-        run_, TrainConfig(student=student, batch_size=4, epochs=2.0, learning_rate=1e-2), Progress(run_, "train", [])
-    )
-    report = stage.run(run_, SMALL, Progress(run_, "compare", []))
-    assert report == read_json(run_.report_file) and run_.state("compare") == "done"
+def test_report_holds_teacher_base_and_arm(compared: Run) -> None:
+    report = read_json(compared.report_file)
+    assert compared.state("compare") == "done"
     assert [m["who"] for m in report["models"]] == ["teacher", "base", "arm"]
     teacher, base, arm = report["models"]
     assert arm["perplexity"] < base["perplexity"]
@@ -85,7 +109,7 @@ def test_report_holds_teacher_base_and_arm(run_: Run, student: str) -> None:
     assert set(tested) == {("distilled", teacher["name"]), ("distilled", base["name"])}
     gained = tested["distilled", base["name"]]["bits_per_byte"]
     assert gained["difference"] == pytest.approx(arm["bits_per_byte"] - base["bits_per_byte"])
-    answers = list(read_rows(run_.answers_file))
+    answers = list(read_rows(compared.answers_file))
     again = 4 * (stage.PASS_SAMPLES - 1)
     assert len(answers) == 3 * (4 + again), "also the further answers behind pass@4"
     assert {"who", "instruction", "character", "keywords", "text", "reasons", "tokens", "seconds"} <= answers[0].keys()
@@ -95,8 +119,8 @@ def test_report_holds_teacher_base_and_arm(run_: Run, student: str) -> None:
     assert len(lines) == 6 and len({len(line) for line in lines[:4]}) == 1
     json.dumps(report, allow_nan=False)
     for name in ("report.md", "report.html", "charts/quality.png", "charts/quality.svg", "charts/retention.svg"):
-        assert (run_.report_file.parent / name).stat().st_size > 500, name
-    page = (run_.report_file.parent / "report.html").read_text("utf-8")
+        assert (compared.report_file.parent / name).stat().st_size > 500, name
+    page = (compared.report_file.parent / "report.html").read_text("utf-8")
     assert report["verdict"]["ko"] in page and page.count("<svg") == 5
 
 
@@ -200,6 +224,14 @@ def test_a_story_wins_only_when_both_orders_say_so(monkeypatch: pytest.MonkeyPat
     found = pairwise.duel(a, b, "sees")
     assert (found["wins"], found["losses"], found["ties"], found["disagreed"]) == (2, 1, 0, 0)
     assert found["win_rate"]["value"] == pytest.approx(2 / 3) and found["orders"] == 2
+
+
+def test_marks_within_a_quarter_of_a_grade_are_a_tie() -> None:
+    a, b = stories("가", "나", "다", "라"), stories("마", "바", "사", "아")
+    assert pairwise.by_marks([4.0, 4.0, None, 1.0], [3.0, 3.9, 2.0, 2.0]) == [(1.0, False), (0.5, False), None, (0.0, False)]  # fmt: skip
+    found = pairwise.duel(a, b, "mini", ([4.0, 4.0, None, 1.0], [3.0, 3.9, 2.0, 2.0]))
+    assert (found["prompts"], found["unreadable"], found["orders"], found["win_rate"]["value"]) == (3, 1, 1, 0.5)
+    assert pairwise.duel(a, b, "mini", ([None] * 4, [1.0] * 4)) is None
 
 
 def test_the_local_judge_is_really_asked(teacher: str) -> None:
@@ -419,3 +451,82 @@ def test_stop_between_models_leaves_no_report(run_: Run) -> None:
     with pytest.raises(Stopped):
         stage.run(run_, SMALL, progress)
     assert not run_.report_file.exists() and run_.state("compare") == "partial"
+
+
+def test_the_tab_shows_verdict_charts_intervals_and_provenance(compared: Run) -> None:
+    from lab.ui import compare as tab
+
+    report = read_json(compared.report_file)
+    for language in ("ko", "en"):
+        first, *plots, below = tab.view(compared, language)
+        assert escape(report["verdict"][language]) in first and report["flags"][0][language] in first
+        shown = {name: plot["visible"] for name, plot in zip(tab.DRAWN, plots, strict=True)}
+        assert shown == dict.fromkeys(tab.DRAWN, True) | {"scores": False}, "there was no judge"
+        assert report["models"][2]["weights"] in below and report["models"][1]["revision"] in below
+        around = report["models"][2]["intervals"]["bits_per_byte"]
+        assert f"{around['low']:.3f} – {around['high']:.3f}" in below
+
+
+def test_every_model_keeps_its_colour_and_marker_in_all_charts(compared: Run) -> None:
+    from lab.ui import compare_charts as charts
+
+    models = read_json(compared.report_file)["models"]
+    models.append(models[2] | {"name": "top30"})
+    seen = {}
+    for figure in (charts.rates(models, "en"), charts.probes(models, "en"), charts.speed(models, "en")):
+        for trace in figure.data:
+            seen.setdefault(trace.name, set()).add((trace.marker.color, trace.marker.symbol))
+    assert len(seen) == 4 and all(len(looks) == 1 for looks in seen.values())
+    assert len({next(iter(looks)) for looks in seen.values()}) == 4
+
+
+def test_answers_stand_side_by_side_sorted_by_difference(run_: Run) -> None:
+    from lab.ui import compare as tab
+
+    def row(who: str, task: int, reasons: list[str]) -> dict:
+        name = {"teacher": "t", "base": "b", "arm": "distilled"}[who]
+        shared = {"character": "", "keywords": [], "finish": "stop", "tokens": 1, "seconds": 1.0, "judge": None}
+        return shared | {"who": who, "name": name, "sample": 0, "instruction": f"부탁{task}", "text": f"{who}의 <b>글{task}", "reasons": reasons}  # fmt: skip
+
+    faults = {0: [], 1: ["too_short", "refusal"], 2: ["too_short"]}
+    append_rows(run_.answers_file, [row(w, t, faults[t] if w == "arm" else []) for w in ("teacher", "base", "arm") for t in range(3)])  # fmt: skip
+    append_rows(run_.answers_file, [row("arm", 9, []) | {"sample": 1}])
+    shown = tab.answers(run_, "ko", "student_worse")[0]
+    assert [shown.index(f"부탁{t}") for t in (1, 2, 0)] == sorted(shown.index(f"부탁{t}") for t in range(3))
+    assert "부탁9" not in shown and "<b>글" not in shown and shown.count("<article") == 9
+    asked = tab.answers(run_, "ko", "as_asked")[0]
+    assert asked.index("부탁0") < asked.index("부탁1") < asked.index("부탁2")
+
+
+def test_two_runs_are_shown_together_and_other_tasks_are_said_so(compared: Run) -> None:
+    from lab.ui import compare as tab
+    from lab.ui.texts import say
+
+    other = new_run("mini", "둘째 실험")
+    report = read_json(compared.report_file) | {"title": "둘째 실험"}
+    write_json(other.report_file, report)
+    note, *plots, table = tab.beside(compared, "ko", other.id)
+    assert say("same_tasks", "ko") in note and all(p["visible"] for p in plots)
+    assert "둘째 실험 · distilled" in table and "작은 실험 · distilled" in table
+    write_json(other.report_file, report | {"same_tasks": "other"})
+    assert say("other_tasks", "ko") in tab.beside(compared, "ko", other.id)[0]
+    other.finish("compare", {})
+    assert [x[1] for x in tab.others(compared.id)["choices"]] == [other.id]
+
+
+def test_the_tab_shows_the_list_when_leaks_stopped_it(run_: Run) -> None:
+    from lab.ui import compare as tab
+
+    leak = {"set": "reference", "id": "gp-04", "span": "꽃게 집게는 <b>", "share": 1.0, "kind": "passage"}
+    said = {"en": "stopped", "ko": "멈춤"}
+    write_json(run_.report_file, {"models": [], "leaks": [leak], "leak_counts": {"reference": 1}, "verdict": said})
+    first = tab.view(run_, "ko")[0]
+    assert "멈춤" in first and "gp-04" in first and "꽃게 집게는 &lt;b&gt;" in first
+
+
+def test_the_report_is_packed_for_downloading(compared: Run) -> None:
+    from lab.ui import compare as tab
+
+    with ZipFile(tab.written(compared.id, "ko")["value"]) as archive:
+        names = archive.namelist()
+    assert {"report.html", "report.md", "report.json", "charts/quality.png", "charts/quality.svg"} <= set(names)

@@ -19,6 +19,7 @@ from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_json, write_json
 from lab.run import new_run
 from lab.stages import publish
+from lab.stages.filter import set_manual
 from tests.fakehub import FakeHub
 
 TOKEN = "hf_aliceSecretToken0123456789"
@@ -80,12 +81,29 @@ def make_run(trained, tmp_path, monkeypatch):
         for path in (trained / "adapter").iterdir():
             (place / "adapter" / path.name).write_bytes(path.read_bytes())
         write_json(place / "done.json", {"steps": 3, "train_loss": 1.5, "inputs": ""})
-        model = {"who": "distilled", "name": "x", "perplexity": {"value": 5.0, "low": 4.0, "high": 6.0}, "judge": None}
-        write_json(
-            run.report_file, {"prompts": 4, "models": [{"who": "teacher", "name": "t", "perplexity": 3.0}, model]}
-        )
-        answer = {"who": "distilled", "instruction": "호랑이", "text": "옛날에 | 호랑이가"}
-        append_rows(run.answers_file, [answer, answer | {"text": "끝", "reasons": ["too_short"]}])
+        row = {"who": "arm", "name": "distilled", "perplexity": 5.0, "bits_per_byte": 1.25, "rule_pass_rate": 0.5}
+        row |= {"intervals": {"perplexity": {"value": 5.0, "low": 4.0, "high": 6.0, "n": 4}}, "judge": None}
+        teacher_row = {"who": "teacher", "name": "t", "perplexity": 3.0, "rule_pass_rate": 0.6}
+        counts = {"reference": 0, "probes": 0, "general": 0, "test": 3}
+        report = {"prompts": 4, "models": [teacher_row, row], "leak_counts": counts, "test_pairs_left_out": 2}
+        report |= {"verdict": {"ko": "판정입니다.", "en": "The verdict."}}
+        report |= {"retention": {"distilled": {"rule_pass_rate": 0.83, "size_bytes": 0.3}}}
+        write_json(run.report_file, report)
+        (run.report_file.parent / "charts").mkdir()
+        (run.report_file.parent / "charts" / "quality.png").write_bytes(b"\x89PNG")
+        answer = {
+            "who": "arm",
+            "name": "distilled",
+            "sample": 0,
+            "instruction": "호랑이",
+            "text": "옛날에 | 호랑이가",
+            "reasons": [],
+        }
+        others = [
+            answer | {"who": "teacher", "name": "t", "text": "교사의 글"},
+            answer | {"sample": 1, "text": "둘째 답"},
+        ]
+        append_rows(run.answers_file, [answer, answer | {"text": "끝", "reasons": ["too_short"]}, *others])
         return run
 
     return make
@@ -127,9 +145,16 @@ def test_prepare_writes_exactly_what_would_leave(make_run):
     assert card["license"] == "apache-2.0" and card["language"] == ["ko"] and card["size_categories"] == ["n<1K"]
     card = front(model)
     assert card["library_name"] == "transformers" and card["datasets"] == [ready["dataset"]]
-    assert card["model-index"][0]["results"][0]["metrics"] == [{"type": "perplexity", "value": 5.0}]
+    metrics = card["model-index"][0]["results"][0]["metrics"]
+    assert {m["type"]: m["value"] for m in metrics} == {"perplexity": 5.0, "bits_per_byte": 1.25, "rule_pass_rate": 0.5}
     text = (model / "README.md").read_text("utf-8")
-    assert "5 [4, 6]" in text and "bad (too_short)" in text and "merged into the base" in text
+    assert "5.00 [4.00 – 6.00]" in text and "The verdict." in text and "판정입니다." in text
+    assert "![quality](charts/quality.png)" in text and (model / "charts/quality.png").exists()
+    assert "옛날에" in text and "교사의 글" not in text and "둘째 답" not in text
+    assert "0 reference stories and 0 probes" in text and "3 test stories do, 2 of them" in text
+    assert f"url = {{https://huggingface.co/alice/fairytales-{run.id}}}" in text
+    assert f"https://huggingface.co/datasets/{ready['dataset']}" in (data / "README.md").read_text("utf-8")
+    assert "bad (too_short)" in text and "merged into the base" in text
     for path in (data / "README.md", model / "README.md", model / "NOTICE", model / "config.json"):
         assert run.config("train", "distilled").student not in path.read_text("utf-8"), "no local path leaves"
     assert not (model / "adapter_config.json").exists(), "a base without a Hub id is merged"
@@ -179,6 +204,18 @@ def test_imported_rows_need_their_licence(make_run):
         publish.prepare(run, PublishConfig())
     publish.prepare(run, PublishConfig(data_licence="cc-by-sa-4.0"))
     assert front(run.publish_folder("dataset"))["license"] == "cc-by-sa-4.0"
+
+
+def test_the_dataset_card_says_how_people_agreed_and_what_leaked(make_run):
+    run = make_run()
+    publish.prepare(run, PublishConfig(), "alice")
+    text = (run.publish_folder("dataset") / "README.md").read_text("utf-8")
+    assert "not reviewed by people" in text and "0 reference stories and 0 probes share 30 characters" in text
+    for i in range(4):
+        set_manual(run, f"id{i}", i < 3, "reader")
+    publish.prepare(run, PublishConfig(), "alice")
+    text = (run.publish_folder("dataset") / "README.md").read_text("utf-8")
+    assert "4 pairs reviewed by people" in text
 
 
 def test_a_missing_report_is_no_obstacle(make_run):
@@ -337,6 +374,7 @@ from lab.config import PublishConfig
 from lab.progress import Progress
 from lab.run import find_run
 from lab.stages import publish
+from lab.stages.filter import set_manual
 
 run = find_run(sys.argv[1])
 publish.run(run, PublishConfig(), Progress(run, "publish", []), token=sys.stdin.read(), endpoint=sys.argv[2])
@@ -367,3 +405,67 @@ def test_offline_and_dry_run(make_run):
         publish.run(run, PublishConfig(), progress, token=TOKEN, endpoint="https://huggingface.co")
     facts = publish.run(run, PublishConfig(dry_run=True), progress)
     assert facts["dataset"]["commit"] is None and json.dumps(facts)
+
+
+def test_the_tab_draws_the_chain_and_a_blocked_teacher_switches_the_upload_off(make_run):
+    from lab.ui import publish as tab
+
+    drawn, button = tab.drawing(make_run(), "en")
+    assert 'class="link made ok"' in drawn and "May the student be Apache-2.0? Yes." in drawn and button["interactive"]
+    drawn, button = tab.drawing(make_run(teacher="api:gpt-4o"), "ko")
+    assert 'class="link made blocked"' in drawn and "OpenAI Terms of Use" in drawn and not button["interactive"]
+    assert "아니요" in drawn and "법률 자문이 아닙니다" in drawn
+
+
+def test_the_tab_lists_exactly_the_files_that_would_leave(make_run):
+    from lab.ui import publish as tab
+
+    run = make_run()
+    assert tab.view(run, "ko")[0] != ""
+    publish.prepare(run, PublishConfig(), "alice")
+    empty, listed, card, yaml_front, *_ = tab.view(run, "ko")
+    assert empty == "" and "# 호랑이 이야기" in card and "language:" in yaml_front["value"]
+    for path in publish._files(run.publish_folder("dataset")):
+        assert path in listed
+    assert "This dataset was generated by" in listed
+
+
+def test_upload_from_the_tab_is_private_first_and_leaves_no_token(make_run, hub, monkeypatch):
+    from lab.ui import publish as tab
+
+    run = make_run()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    with pytest.raises(Exception, match="Make the cards first"):
+        list(tab.upload(run.id, "en", TOKEN, ""))
+    publish.run(run, PublishConfig(dry_run=True), Progress(run, "publish", []))
+    assert tab.namespaces(TOKEN, "en")["choices"] == ["alice"]
+    shown = list(tab.upload(run.id, "en", TOKEN, "alice"))[-1]
+    done = run.done("publish")
+    assert done["dataset"]["url"] in shown and "Only you can see it" in shown
+    assert hub.repo("model", done["model"]["repo"]).private
+    assert read_json(run.job_file)["state"] == "done"
+    assert "Everybody can see it" in list(tab.make_public(run.id, "en", TOKEN))[-1]
+    assert not hub.repo("model", done["model"]["repo"]).private
+    for path in run.folder.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+def test_the_tab_asks_for_an_account_and_on_a_space_never_takes_the_servers(make_run, hub, monkeypatch):
+    from lab.ui import publish as tab
+
+    run = make_run()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    with pytest.raises(Exception, match="needs your Hugging Face account"):
+        list(tab.upload(run.id, "en", "", ""))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert tab.local_token("") == TOKEN and tab.local_token(" hf_typed ") == "hf_typed"
+    monkeypatch.setenv("SPACE_ID", "somebody/space")
+    assert tab.local_token("") == ""
+
+
+def test_on_a_space_the_visitors_own_token_comes_by_sign_in(monkeypatch):
+    import app
+
+    assert not app.build().expects_oauth, "elsewhere it would refuse to start"
+    monkeypatch.setenv("SPACE_ID", "somebody/space")
+    assert app.build().expects_oauth

@@ -532,17 +532,19 @@ def _judged(config: CompareConfig, measured: list[Measured]) -> list[dict[str, A
     from lab.judge import judge_pairs, same_family
     from lab.pairwise import duel
 
-    marks = iter([m for m, *_ in judge_pairs([p for one in measured for p in one.answers], config.judge)])
+    scored = iter([m for m, *_ in judge_pairs([p for one in measured for p in one.answers], config.judge)])
     for one in measured:
-        own = [next(marks) for _ in one.answers]
-        one.row["judge_marks"] = own
+        own = [next(scored) for _ in one.answers]
+        one.row["marks"] = own
         if any(m is not None for m in own):
             one.samples["judge"] = mean(own)
             one.row["judge"] = one.samples["judge"].value
     found = []
     for a in (m for m in measured if m.row["who"] == "arm"):
         for b in (m for m in measured if m.row["who"] != "arm"):
-            one = duel(a.answers, b.answers, config.judge)
+            # The mini judge cannot be asked about two stories; its marks are compared.
+            marks = (a.row["marks"], b.row["marks"]) if config.judge == "mini" else None
+            one = duel(a.answers, b.answers, config.judge, marks)
             if one:
                 family = same_family(config.judge, [a.row["spec"], b.row["spec"]])
                 found.append({"a": a.row["name"], "b": b.row["name"], **one, "same_family": family})
@@ -551,7 +553,7 @@ def _judged(config: CompareConfig, measured: list[Measured]) -> list[dict[str, A
 
 def _rows(one: Measured) -> list[dict[str, Any]]:
     """The rows of answers.jsonl: ``sample`` 0 is the answer that all numbers but pass@k rest on."""
-    marks = one.row.pop("judge_marks", None) or [None] * len(one.answers)
+    marks = one.row.get("marks") or [None] * len(one.answers)
     rows = []
     pairs = [(0, p) for p in one.answers] + [(t, p) for t, more in enumerate(one.again, 1) for p in more]
     for i, ((sample, p), found) in enumerate(zip(pairs, one.reasons, strict=True)):

@@ -20,16 +20,17 @@ from typing import Any
 from urllib.parse import urlparse
 
 from lab import licenses
+from lab import report as rendering
 from lab.config import PublishConfig, as_json
 from lab.domain import DATA
 from lab.problems import Problem, Stopped
 from lab.progress import Progress
 from lab.records import read_json, read_rows, write_json, write_text
+from lab.retention import number
 from lab.run import Run
 
 ATTEMPTS = 6
 TIMEOUT = 60.0  # seconds for one request; the client's own default is to wait for ever
-IMPORTED = {"", "import", "imported", "human"}
 SECRETS = {
     "token": re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b"),
     "private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
@@ -70,12 +71,10 @@ def found_secrets(text: str) -> list[str]:
 
 def _licence(run_: Run, config: PublishConfig, student: str) -> dict[str, Any]:
     """The chain over every teacher of the run; Problem when it is blocked or unknown without a statement."""
-    names = licenses.run_teachers(run_)
     stated = tuple(x.strip() for x in config.data_licence.split(",") if x.strip())
-    imported = any(n in IMPORTED for n in names)
-    teachers = [n for n in names if n not in IMPORTED] or [""]
-    chains = [licenses.chain(t, student, stated if imported else (), run_.owner) for t in teachers]
-    worst = max(chains, key=lambda c: ("ok", "conditional", "unknown", "blocked").index(c["verdict"]))
+    chains = licenses.run_chain(run_, student, stated, licenses.hub_card)
+    worst = chains[0]
+    write_json(run_.folder / "publish" / "licence.json", worst)
     if worst["verdict"] == "blocked":
         raise Problem(
             f"This cannot be published: {' '.join(worst['conditions'])} Train with another teacher or data. {licenses.NOT_ADVICE['en']}",
@@ -140,50 +139,72 @@ def _cell(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    """A measured value as text, with its interval when the report has one."""
-    if isinstance(value, dict):
-        low, high = value.get("low"), value.get("high")
-        span = f" [{low:.3g}, {high:.3g}]" if isinstance(low, (int, float)) and isinstance(high, (int, float)) else ""
-        return _number(value.get("value", value.get("mean"))) + span
+    """A measured value of the training as text."""
     return "-" if value is None else f"{value:.4g}" if isinstance(value, (int, float)) else _cell(value)
 
 
-MEASURES = (
-    "parameters",
+SHOWN = (
+    "rule_pass_rate",
+    "pass_at_4",
+    "judge",
+    "probes",
     "perplexity",
     "bits_per_byte",
-    "rule_pass_rate",
-    "judge",
+    "reference_bits_per_byte",
+    "copied_rate",
     "tokens_per_second",
     "peak_memory_bytes",
-    "size_bytes",
+    "disk_bytes",
+    "parameters",
 )
+"""Measures in the model card's table."""
+PICTURES = ("quality", "quality_speed")
+"""Charts of the comparison on the model card."""
 
 
-def _table(models: list[dict[str, Any]]) -> str:
-    """The comparison as a Markdown table; columns without a value are left out."""
-    names = [m for m in MEASURES if any(x.get(m) is not None for x in models)]
-    if not models:
-        return ""
-    lines = ["| who | name | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
-    lines += [
-        f"| {_cell(x.get('who', ''))} | {_cell(x.get('name', ''))} | "
-        + " | ".join(_number(x.get(m)) for m in names)
-        + " |"
-        for x in models
+def _agreement(run_: Run) -> str:
+    """How far filter and judge agree with the people who reviewed, as a sentence."""
+    from lab.review import review_summary
+
+    if not any(True for _ in read_rows(run_.reviews_file)):
+        return "not reviewed by people"
+    found = review_summary(run_)
+    parts = [
+        f"{name}'s kappa {k['kappa']:.2f} [{k['low']:.2f}, {k['high']:.2f}] on {k['rows']} pairs"
+        for name in ("filter", "judge")
+        if (k := found[name])["kappa"] is not None
     ]
-    return "\n".join(lines)
+    return f"{found['reviewed']} pairs reviewed by people; {', '.join(parts) or 'agreement not defined on so few'}"
+
+
+def _leak_line(report: dict[str, Any]) -> str:
+    """What the leak check of the comparison found, as a sentence."""
+    counts = report.get("leak_counts")
+    if not counts or not report.get("models"):
+        return "not checked"
+    return (
+        f"{counts.get('reference', 0)} reference stories and {counts.get('probes', 0)} probes share 30 characters with a training row; "
+        f"{counts.get('test', 0)} test stories do, {report.get('test_pairs_left_out', 0)} of them were left out of the perplexity"
+    )
+
+
+def _citation(title: str, repo: str, kind: str) -> str:
+    """BibTeX of a repository; the address is the Hub's."""
+    place = "datasets/" if kind == "dataset" else ""
+    year = time.strftime("%Y")
+    key = re.sub(r"[^A-Za-z0-9]+", "_", repo).strip("_").lower()
+    clean = re.sub(r"[{}\\%]", "", title)
+    return f"@misc{{{key},\n  title = {{{clean}}},\n  author = {{{repo.partition('/')[0]}}},\n  year = {{{year}}},\n  url = {{https://huggingface.co/{place}{repo}}}\n}}"
 
 
 def _index(title: str, arm: str, models: list[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
     """model-index of the arm: its numeric measures on this project's own prompts."""
-    mine = next((m for m in models if arm in (m.get("who"), m.get("name"))), {})
-    metrics = []
-    for name in ("perplexity", "bits_per_byte", "rule_pass_rate", "judge"):
-        value = mine.get(name)
-        value = value.get("value", value.get("mean")) if isinstance(value, dict) else value
-        if isinstance(value, (int, float)):
-            metrics.append({"type": name, "value": value})
+    mine = next((m for m in models if (m["who"], m["name"]) == ("arm", arm)), {})
+    metrics = [
+        {"type": name, "value": value, "name": rendering.BY_KEY[name].en}
+        for name in ("rule_pass_rate", "perplexity", "bits_per_byte", "probes", "judge")
+        if (value := number(mine, name)) is not None
+    ]
     task = {"type": "text-generation", "name": "Korean fairytales"}
     result = {"task": task, "dataset": {"type": dataset, "name": "held-out prompts of the run"}, "metrics": metrics}
     return [{"name": title, "results": [result]}] if metrics else []
@@ -236,13 +257,15 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
         "train": as_json(trained),
     }
     common = {"chain": found["chain"], "not_advice": licenses.NOT_ADVICE, "teachers": licenses.run_teachers(run_)}
+    report = read_json(run_.report_file, {})
+    common |= {"leaks": _leak_line(report)}
     common |= {
         "title": run_.meta().get("title") or run_.id,
         "config_json": json.dumps(stages, ensure_ascii=False, indent=1),
     }
     _prepare_dataset(run_, config, found, dataset_repo, common, stages)
     _prepare_model(run_, arm, found, model_repo, dataset_repo, dataset_commit, common)
-    folders = [x for x in (trained.student, *common["teachers"]) if x not in IMPORTED and Path(x).is_dir()]
+    folders = [x for x in (trained.student, *common["teachers"]) if x not in licenses.IMPORTED and Path(x).is_dir()]
     for kind in ("dataset", "model"):
         for path in sorted(run_.publish_folder(kind).rglob("*")):
             if path.is_file() and path.suffix in ("", ".md", ".json", ".jinja") and path.name != "tokenizer.json":
@@ -348,8 +371,9 @@ def _prepare_dataset(
     card = _render(
         "dataset.md.jinja", front=front, repo=repo, part=found["dataset"], licence_text=found["dataset"]["licence"], total=len(pairs),
         kept=len(kept), train=len(splits["train"]), test=len(splits["test"]), rejected=len(rejected), reasons=list(reasons.items()),
-        reviews=sum(1 for _ in read_rows(run_.reviews_file)), prompts=[_cell(p.instruction) for p in kept[:3]],
-        fields=[(n, m, _cell(sample[n])[:200]) for n, m in meanings.items()], generate=stages["generate"], filter=stages["filter"], **common,
+        prompts=[_cell(p.instruction) for p in kept[:3]],
+        fields=[(n, m, _cell(sample[n])[:200]) for n, m in meanings.items()], agreement=_agreement(run_),
+        citation=_citation(common["title"], repo, "dataset"), duplicates=counts["near_duplicate"], generate=stages["generate"], filter=stages["filter"], **common,
     )  # fmt: skip
     write_text(folder / "README.md", card)
     _legal(folder, found, "dataset")
@@ -419,13 +443,19 @@ def _prepare_model(
         front |= {"base_model": hub_id, "base_model_relation": "adapter" if adapter else "finetune"}
     front["tags"] = ["distillation", "synthetic", "korean", "fairytale", *(["lora"] if adapter else [])]
     index = _index(common["title"], arm, models, dataset_repo)
+    pictures = [n for n in PICTURES if models and (run_.report_file.parent / "charts" / f"{n}.png").exists()]
+    for name in pictures:
+        (folder / "charts").mkdir(exist_ok=True)
+        shutil.copyfile(run_.report_file.parent / "charts" / f"{name}.png", folder / "charts" / f"{name}.png")
     front |= {"model-index": index} if index else {}
     measured = [(k, _number(done[k])) for k in ("steps", "train_loss", "eval_loss", "seconds", "device") if k in done]
     prompt = next((p.instruction for p in run_.pairs()), "")
     card = _render(
         "model.md.jinja", front=front, repo=repo, part=found["model"], licence_text=found["model"]["licence"], adapter=adapter and on_hub,
         merged=merged, student=student, dataset_repo=dataset_repo, dataset_commit=dataset_commit,
-        training=[(k, _cell(v)) for k, v in as_json(trained).items()] + measured, table=_table(models), prompts=report.get("prompts"),
+        training=[(k, _cell(v)) for k, v in as_json(trained).items()] + measured, table=rendering.markdown_table(models, SHOWN), prompts=report.get("prompts"),
+        pictures=pictures, verdict=report.get("verdict") if models else None, kept=rendering.kept_line(report, arm, "en") if arm in (report.get("retention") or {}) else "",
+        citation=_citation(common["title"], repo, "model"),
         samples=_samples(run_, arm), example_prompt=json.dumps(prompt, ensure_ascii=False), **common,
     )  # fmt: skip
     write_text(folder / "README.md", card)
@@ -452,20 +482,14 @@ def _merge(adapter: Path, student: str, folder: Path) -> None:
 
 def _samples(run_: Run, arm: str) -> list[dict[str, str]]:
     """Two answers of the arm and, when a rule found fault with one, a bad one, said so."""
-    rows = [r for r in read_rows(run_.answers_file) if arm in (r.get("who"), r.get("arm"), r.get("model"))]
-
-    def text(r: dict[str, Any]) -> str:
-        return str(r.get("text") or r.get("answer") or r.get("output") or "")
-
-    rows = [r for r in rows if text(r) and not found_secrets(text(r))]
-    bad = [r for r in rows if r.get("reasons")]
-    chosen = [(r, "good") for r in rows if not r.get("reasons")][:2] + [
-        (r, f"bad ({', '.join(r['reasons'])})") for r in bad[:1]
+    rows = [
+        r
+        for r in read_rows(run_.answers_file)
+        if (r["who"], r["name"]) == ("arm", arm) and r["text"] and not r.get("sample") and not found_secrets(r["text"])
     ]
-    return [
-        {"label": b, "prompt": _cell(r.get("instruction") or r.get("prompt") or ""), "text": _cell(text(r))}
-        for r, b in chosen
-    ]
+    chosen = [(r, "good") for r in rows if not r["reasons"]][:2]
+    chosen += [(r, f"bad ({', '.join(r['reasons'])})") for r in rows if r["reasons"]][:1]
+    return [{"label": b, "prompt": _cell(r["instruction"]), "text": _cell(r["text"])} for r, b in chosen]
 
 
 # Upload --------------------------------------------------------------------------------------------------------------
@@ -622,15 +646,35 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> di
     return {"repo": repo, "url": f"{api.endpoint}/{prefix}{repo}", "commit": commit}
 
 
+def account(token: str, endpoint: str | None = None) -> list[str]:
+    """The namespaces that a token may publish to: its owner's, then the organisations'. Problem when the Hub refuses it."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    try:
+        found = _client(endpoint or os.environ.get("HF_ENDPOINT") or None, token).whoami()
+    except (HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
+        raise _explain(error, "sign in") from None
+    return [found["name"], *(o["name"] for o in found.get("orgs", ()))]
+
+
 def run(
-    run_: Run, config: PublishConfig, progress: Progress, token: str | None = None, endpoint: str | None = None
+    run_: Run,
+    config: PublishConfig,
+    progress: Progress,
+    token: str | None = None,
+    endpoint: str | None = None,
+    namespace: str = "",
 ) -> dict[str, Any]:
-    """Prepare both folders and, unless it is a dry run, publish them: dataset first, then the model that cites it."""
+    """Prepare both folders and, unless it is a dry run, publish them: dataset first, then the model that cites it.
+
+    ``namespace`` (an organisation) is where repositories without a name go; the token's owner by default.
+    """
     run_.begin("publish", config)
     progress.begin("publish", 4)
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
     if config.dry_run:
-        ready = prepare(run_, config)
+        ready = prepare(run_, config, namespace or "your-name")
         blank = {"url": None, "commit": None}
         facts = {"dataset": {"repo": ready["dataset"], **blank}, "model": {"repo": ready["model"], **blank}}
         facts |= {"verdict": ready["verdict"], "dry_run": True}
@@ -650,7 +694,7 @@ def run(
                 "공개하려면 쓰기 권한이 있는 허깅페이스 토큰이 필요합니다. 로그인해 주세요.",
             )
         api = _client(endpoint, token)
-        name = _try("sign in", progress, api.whoami)["name"]
+        name = namespace or _try("sign in", progress, api.whoami)["name"]
         ready = prepare(run_, config, name)
         progress.step(1)
         if not (DATA / "licences" / f"{ready['licence']}.txt").exists():
@@ -663,7 +707,7 @@ def run(
         prepare(run_, config, name, dataset["commit"])
         model = _upload(run_, "model", ready["model"], api, progress)
         progress.step(3)
-        facts = {"dataset": dataset, "model": model, "verdict": ready["verdict"]}
+        facts = {"dataset": dataset, "model": model, "verdict": ready["verdict"], "private": config.private}
         if not config.private:
             for kind in ("dataset", "model"):
                 _publicise(api, kind, facts[kind]["repo"], progress)
@@ -691,3 +735,4 @@ def make_public(run_: Run, progress: Progress, token: str, endpoint: str | None 
     api = _client(endpoint or os.environ.get("HF_ENDPOINT") or None, token)
     for kind in ("dataset", "model"):
         _publicise(api, kind, done[kind]["repo"], progress)
+    write_json(run_.stage_folder("publish") / "done.json", done | {"private": False})

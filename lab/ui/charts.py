@@ -7,10 +7,9 @@ from typing import Any
 from lab.ui.texts import reason, say
 from lab.ui.theme import BLUE, FONTS, GREEN, ORANGE, RED
 
-WHO_COLOURS = {"teacher": BLUE, "base": "#6b6b6b", "arm": GREEN}
 
-
-def _figure(title: str, height: int, x: str = "", y: str = "") -> Any:
+def blank(title: str, height: int, x: str = "", y: str = "") -> Any:
+    """An empty figure in the app's look."""
     import plotly.graph_objects as go
 
     ink = "#7a6a5c"  # readable on light paper and on dark
@@ -33,7 +32,7 @@ def _figure(title: str, height: int, x: str = "", y: str = "") -> Any:
 def funnel(total: int, steps: list[dict[str, Any]], language: str) -> Any:
     """From written to kept: what is left after each reason, and how many it took."""
     kept = steps[-1]["left"] if steps else total
-    figure = _figure(say("funnel_chart", language), 90 + 24 * (len(steps) + 2))
+    figure = blank(say("funnel_chart", language), 90 + 24 * (len(steps) + 2))
     figure.add_funnel(
         y=[say("written", language), *(reason(s["reason"], language) for s in steps), say("kept", language)],
         x=[total, *(s["left"] for s in steps), kept],
@@ -48,7 +47,7 @@ def funnel(total: int, steps: list[dict[str, Any]], language: str) -> Any:
 
 def pass_curve(points: list[tuple[float, float]], threshold: float, language: str) -> Any:
     """Pass rate by minimum score, and where the slider stands."""
-    figure = _figure(say("curve_chart", language), 260, x=say("score_axis", language), y=say("pass_rate", language))
+    figure = blank(say("curve_chart", language), 260, x=say("score_axis", language), y=say("pass_rate", language))
     figure.add_scatter(
         x=[t for t, _ in points], y=[r for _, r in points], mode="lines", line={"color": BLUE, "width": 3}
     )
@@ -65,7 +64,7 @@ def pass_curve(points: list[tuple[float, float]], threshold: float, language: st
 
 def loss_curve(rows: list[dict[str, Any]], language: str) -> Any:
     """Training loss and loss on unseen stories by step."""
-    figure = _figure(say("loss_chart", language), 380, x=say("step_axis", language), y=say("loss_axis", language))
+    figure = blank(say("loss_chart", language), 380, x=say("step_axis", language), y=say("loss_axis", language))
     for key, colour, mode in (("loss", BLUE, "lines"), ("eval_loss", ORANGE, "lines+markers")):
         points = [(r["step"], r[key]) for r in rows if r.get(key) is not None and r.get("step") is not None]
         if points:
@@ -79,39 +78,6 @@ def loss_curve(rows: list[dict[str, Any]], language: str) -> Any:
     return figure
 
 
-def comparison(models: list[dict[str, Any]], measure: str, language: str) -> Any:
-    """One measure of every model as bars with its interval where there is one."""
-    better = "lower" if measure in ("perplexity", "bits_per_byte", "size_bytes") else "higher"
-    figure = _figure(f"{say(measure, language)} <span style='font-size:12px'>({say(better, language)})</span>", 300)
-    values = [value(m, measure) for m in models]
-    bounds = [interval(m, measure) for m in models]
-    percent = measure in ("rule_pass_rate", "probes")
-    figure.add_bar(
-        x=[name(m, language) for m in models],
-        y=values,
-        marker_color=[WHO_COLOURS.get(m["who"], GREEN) for m in models],
-        text=[f"{v:.0%}" if percent else f"{v:.3g}" for v in values],
-        textposition="inside",
-        textfont={"color": "#ffffff"},
-        textangle=0,
-        insidetextanchor="start",
-        error_y=None
-        if not any(bounds)
-        else {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, b[1] - v) if b else None for v, b in zip(values, bounds, strict=True)],
-            "arrayminus": [max(0.0, v - b[0]) if b else None for v, b in zip(values, bounds, strict=True)],
-            "color": "#5c4e44",
-            "thickness": 2,
-        },
-        width=0.55,
-    )
-    if percent:
-        figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
-    return figure
-
-
 def name(model: dict[str, Any], language: str) -> str:
     """Who it is, in words; a trained arm that is not called distilled with its name."""
     who = model["who"]
@@ -119,15 +85,32 @@ def name(model: dict[str, Any], language: str) -> str:
     return f"{words} ({model['name']})" if who == "arm" and model["name"] != "distilled" else words
 
 
-def value(model: dict[str, Any], measure: str) -> float:
-    """The measure of a model as a number; probes as the share that was right."""
-    found = model.get(measure)
-    if isinstance(found, dict):
-        return found["pass"] / found["total"] if found.get("total") else 0.0
-    return float(found or 0)
+def coverage(characters: dict[str, int], language: str) -> Any:
+    """How many stories each character has, most first: an even line means an even grid."""
+    items = sorted(characters.items(), key=lambda x: -x[1])
+    label = say("character_axis", language, n=f"{len(items):,}")
+    figure = blank(say("coverage_chart", language), 260, x=label, y=say("stories_axis", language))
+    figure.add_bar(
+        x=list(range(len(items))),
+        y=[n for _, n in items],
+        marker_color=BLUE,
+        hovertext=[f"{name}: {n}" for name, n in items],
+        hoverinfo="text",
+    )
+    figure.update_xaxes(showticklabels=False)
+    figure.update_layout(bargap=0.15)
+    return figure
 
 
-def interval(model: dict[str, Any], measure: str) -> tuple[float, float] | None:
-    """The measure's interval (low, high), if the report has one."""
-    found = (model.get("intervals") or {}).get(measure)
-    return (float(found["low"]), float(found["high"])) if found else None
+def lengths(counts: dict[int, int], step: int, limits: tuple[int, int], language: str) -> Any:
+    """Stories by length, and between which lengths the filter keeps them."""
+    axis = say("length_axis", language)
+    figure = blank(say("length_chart", language), 260, x=axis, y=say("stories_axis", language))
+    items = sorted(counts.items())
+    figure.add_bar(
+        x=[start + step / 2 for start, _ in items], y=[n for _, n in items], width=step, marker_color=GREEN,
+        hovertext=[f"{start}-{start + step - 1}: {n}" for start, n in items], hoverinfo="text",
+    )  # fmt: skip
+    for limit in limits:
+        figure.add_vline(x=limit, line={"color": RED, "dash": "dot", "width": 1})
+    return figure

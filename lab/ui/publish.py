@@ -1,47 +1,270 @@
-"""The Publish tab: the two cards exactly as they would be uploaded."""
+"""The Publish tab: the licence chain as a drawing, exactly the files that would leave, and the upload itself.
+
+The upload runs here and not in a worker: the visitor's token is an argument of one call and stands nowhere else.
+"""
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
+from lab import jobs, licenses
 from lab.config import preset_config
+from lab.problems import Problem, Stopped
+from lab.records import read_json
 from lab.run import Run
-from lab.ui import form, story
-from lab.ui.page import Page
+from lab.ui import form, shared, story
+from lab.ui.page import ACT, Page, needed, told
+from lab.ui.texts import say
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+KINDS = ("dataset", "model")
+SIGNS = {"ok": "✓", "conditional": "!", "unknown": "?", "blocked": "✕"}
+UPLOAD: dict[str, Any] = {"concurrency_id": "upload", "concurrency_limit": 4, "show_progress": "hidden", "api_visibility": "private"}  # fmt: skip
 
 
 def build(page: Page) -> None:
-    """Make the tab. A shared Space would upload with its own token, so there the form can only preview."""
+    """Make the tab. The form only makes the cards on a shared Space, as its worker would upload with another token."""
     page.about("about_publish")
-    shared = bool(os.environ.get("SPACE_ID"))
-    if shared:
-        page.about("space_dry")
-    form.build(page, "publish", preset_config("publish", "mini"), locked=shared, dry_run=True)
+    form.build(page, "publish", preset_config("publish", "mini"), locked=shared.shared(), dry_run=True)
+    chain = gr.HTML(elem_id="chain")
     empty = gr.HTML()
     made = []
     with gr.Tabs():
-        for kind in ("dataset", "model"):
+        for kind in KINDS:
             with page.label(gr.Tab(""), label=f"{kind}_card"):
                 made += [
+                    gr.HTML(),
                     gr.Markdown(elem_classes="card"),
                     gr.Code(language="yaml", show_label=False, interactive=False, visible=False),
                 ]
-    page.show(view, [empty, *made], lambda run: [run.publish_folder(k) / "README.md" for k in ("dataset", "model")])
+    send = _build_upload(page)
+    files = [f"{kind}/{name}" for kind in KINDS for name in ("README.md", "NOTICE")]
+    page.show(view, [empty, *made], lambda run: [run.folder / "publish" / name for name in files])
+    page.show(drawing, [chain, send], _licence_files)
 
 
-def view(run: Run | None, language: str) -> list[object]:
-    """Both cards as Markdown, each with its front matter below."""
-    cards = [split(run.publish_folder(kind) / "README.md") if run else ("", "") for kind in ("dataset", "model")]
-    found: list[object] = ["" if any(text for text, _ in cards) else story.empty("empty_publish", language)]
-    for text, front in cards:
-        found += [text, gr.update(value=front, visible=bool(front))]
+def _licence_files(run: Run) -> list[Path]:
+    arms = [run.stage_folder("train", a) / "config.json" for a in run.arms()]
+    stages = [run.stage_folder(s) / "config.json" for s in ("generate", "publish")]
+    return [run.folder / "publish" / "licence.json", run.pairs_file, *stages, *arms]
+
+
+def _build_upload(page: Page) -> gr.Button:
+    """Account, upload and the step to public; the upload button, which a blocked licence switches off."""
+    with page.label(gr.Accordion("", open=False, elem_id="upload"), label="upload_section"):
+        page.about("upload_space" if shared.shared() else "upload_local")
+        with gr.Row(equal_height=True):
+            token = page.label(
+                gr.Textbox("", type="password", max_length=200, elem_id="hub-token", visible=not shared.shared()),
+                label="token",
+                info="token_info",
+            )
+            namespace = page.label(
+                gr.Dropdown([], value=None, allow_custom_value=False, elem_id="namespace"),
+                label="namespace",
+                info="namespace_info",
+            )
+            who = page.label(gr.Button("", min_width=140, elem_id="account"), value="account")
+        with gr.Row():
+            send = page.label(gr.Button("", variant="primary", elem_id="send-upload"), value="send_upload")
+            public = page.label(gr.Button("", elem_id="make-public"), value="make_public")
+        result = gr.HTML()
+    page.show(uploaded, [result], lambda run: [run.stage_folder("publish") / "done.json"])
+    where = [page.run, page.language]
+
+    # On a Space Gradio hands the visitor's own token in by the annotation; asked for elsewhere, it would refuse to start.
+    if shared.shared():
+
+        def namespaces_of(language: str, oauth: gr.OAuthToken | None) -> Any:
+            return namespaces(oauth.token if oauth else "", language)
+
+        def upload_as(
+            run_id: str | None, language: str, name: str | None, oauth: gr.OAuthToken | None
+        ) -> Iterator[str]:
+            yield from upload(run_id, language, oauth.token if oauth else "", name)
+
+        def public_as(run_id: str | None, language: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
+            yield from make_public(run_id, language, oauth.token if oauth else "")
+
+        who.click(namespaces_of, [page.language], namespace, **ACT)
+        send.click(upload_as, [*where, namespace], result, **UPLOAD)
+        public.click(public_as, where, result, **UPLOAD)
+    else:
+        who.click(lambda lang, key: namespaces(local_token(key), lang), [page.language, token], namespace, **ACT)
+        send.click(
+            lambda run_id, lang, key, name: (yield from upload(run_id, lang, local_token(key), name)),
+            [*where, token, namespace],
+            result,
+            **UPLOAD,
+        )
+        public.click(
+            lambda run_id, lang, key: (yield from make_public(run_id, lang, local_token(key))),
+            [*where, token],
+            result,
+            **UPLOAD,
+        )
+    return send
+
+
+def local_token(typed: str) -> str:
+    """The typed token, else the one that `hf auth login` stored; on a Space never the server's."""
+    from huggingface_hub import get_token
+
+    return typed.strip() or ("" if shared.shared() else get_token() or "")
+
+
+def _signed_in(token: str) -> str:
+    if not token:
+        raise Problem(
+            "Publishing needs your Hugging Face account. Sign in at the top of the page, or give a token with write access.",
+            "공개하려면 허깅페이스 계정이 필요합니다. 위에서 로그인하거나 쓰기 권한이 있는 토큰을 넣어 주세요.",
+        )
+    return token
+
+
+def namespaces(token: str, language: str) -> Any:
+    """The account's name and organisations as choices."""
+    from lab.stages import publish
+
+    try:
+        shared.slow_down()
+        found = publish.account(_signed_in(token))
+    except Problem as problem:
+        raise told(problem, language) from None
+    return gr.update(choices=found, value=found[0])
+
+
+def _work(run_id: str | None, language: str, token: str, job: Callable[[Run, Any], None]) -> Iterator[str]:
+    """Do ``job`` as the run's job, so that bar, stop and a second viewer work as for every stage."""
+    run = needed(run_id, language)
+    yield f'<p class="count">{say("uploading", language)}</p>'
+    try:
+        shared.slow_down()
+        _signed_in(token)
+        if jobs.look(run).state in jobs.GOING:
+            raise Problem(
+                "This run has a job at work. Wait for it or stop it first.",
+                "이 실험에 이미 진행 중인 작업이 있습니다. 끝나기를 기다리거나 먼저 멈춰 주세요.",
+            )
+        with jobs.at_work(run, "publish", ["publish", run.id], say=False) as progress:
+            job(run, progress)
+    except Stopped:
+        gr.Info(say("job_stopped", language), title=say("notice", language))
+    except Problem as problem:
+        raise told(problem, language) from None
+    yield uploaded(run, language)[0]
+
+
+def upload(run_id: str | None, language: str, token: str, namespace: str | None) -> Iterator[str]:
+    """Publish what the cards show: dataset, then model; the same settings as the last preview."""
+    from lab.stages import publish
+
+    def job(run: Run, progress: Any) -> None:
+        if not (run.publish_folder("model") / "README.md").exists():
+            raise Problem("Make the cards first and read them.", "먼저 카드를 만들어 읽어 주세요.")
+        config = replace(run.config("publish"), dry_run=False)
+        publish.run(run, config, progress, token=token, namespace=namespace or "")
+
+    yield from _work(run_id, language, token, job)
+
+
+def make_public(run_id: str | None, language: str, token: str) -> Iterator[str]:
+    """The separate step: both repositories become public."""
+    from lab.stages import publish
+
+    yield from _work(run_id, language, token, lambda run, progress: publish.make_public(run, progress, token))
+
+
+def uploaded(run: Run | None, language: str) -> list[str]:
+    """Where the repositories are, once they are there."""
+    done = (run.done("publish") if run else None) or {}
+    if not done or done.get("dry_run"):
+        return [""]
+    state = say("is_private" if done.get("private", True) else "is_public", language)
+    lines = "".join(
+        f'<li><a href="{escape(done[k]["url"])}" target="_blank" rel="noopener">{escape(done[k]["repo"])}</a> <small>{escape(str(done[k]["commit"])[:12])}</small></li>'
+        for k in KINDS
+    )
+    return [f'<div class="welcome"><b>{say("published", language)}</b> {state}<ul>{lines}</ul></div>']
+
+
+def view(run: Run | None, language: str) -> list[Any]:
+    """Both cards with the files around them, each with its front matter below."""
+    cards = [split(run.publish_folder(kind) / "README.md") if run else ("", "") for kind in KINDS]
+    found: list[Any] = ["" if any(text for text, _ in cards) else story.empty("empty_publish", language)]
+    for kind, (text, front) in zip(KINDS, cards, strict=True):
+        folder = run.publish_folder(kind) if run and text else None
+        # The card's pictures are files of the repository, which a browser cannot reach before the upload.
+        shown = re.sub(r"!\[([^\]]*)\]\((charts/[^)]*)\)", r"*\2*", text)
+        found += [files(folder, language) if folder else "", shown, gr.update(value=front, visible=bool(front))]
     return found
+
+
+def files(folder: Path, language: str) -> str:
+    """Exactly what would leave: every file with its size, and the NOTICE in full."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    rows = "".join(
+        f"<tr><td>{escape(p.relative_to(folder).as_posix())}</td><td>{p.stat().st_size:,}</td></tr>" for p in paths
+    )
+    notice = folder / "NOTICE"
+    said = f"<h4>NOTICE</h4><pre>{escape(notice.read_text('utf-8'))}</pre>" if notice.exists() else ""
+    title = say("files_title", language, count=len(paths))
+    return f'<details><summary>{title}</summary><div class="scroll"><table class="measures">{rows}</table></div>{said}</details>'
+
+
+def chain_of(run: Run) -> dict[str, Any] | None:
+    """The chain that the last cards went by, else the table's; None before there are pairs."""
+    stored = read_json(run.folder / "publish" / "licence.json")
+    if stored:
+        return stored
+    if not run.pairs_file.exists():
+        return None
+    arm = next(iter(run.arms()[-1:]), "")
+    stated = tuple(x.strip() for x in run.config("publish").data_licence.split(",") if x.strip())
+    return licenses.run_chain(run, run.config("train", arm).student, stated)[0]
+
+
+def drawing(run: Run | None, language: str) -> list[Any]:
+    """The chain from teacher, data and base to dataset and model, with verdict, clause, source and duties; may it be sent?"""
+    found = chain_of(run) if run else None
+    if not found:
+        return ["", gr.update(interactive=False)]
+    terms = "terms_ko" if language == "ko" else "terms"
+
+    def source(row: dict[str, Any]) -> str:
+        return (
+            f'<div class="link"><small>{say("chain_" + row["what"], language)}</small><b>{escape(row["who"])}</b>'
+            f"<span>{escape(row['licence'])}</span><details><summary>{say('terms', language)}</summary>"
+            f"<p>{escape(row[terms])}</p><small>{escape(row['source'])} ({say('seen_' + row['seen'], language)})</small></details></div>"
+        )
+
+    def made(part: str) -> str:
+        one = found[part]
+        return (
+            f'<div class="link made {one["verdict"]}"><small>{say("made_" + part, language)}</small>'
+            f"<b><i>{SIGNS[one['verdict']]}</i> {say('verdict_' + one['verdict'], language)}</b>"
+            f"<span>{escape(one['licence'] or say('no_licence', language))}</span></div>"
+        )
+
+    above = [source(r) for r in found["chain"] if r["what"] != "student"]
+    beside = [source(r) for r in found["chain"] if r["what"] == "student"]
+    arrow = '<div class="arrow" aria-hidden="true">→</div>'
+    steps = f"<div>{''.join(above)}</div>{arrow}<div>{made('dataset')}</div>{arrow}<div>{''.join(beside)}{made('model')}</div>"  # fmt: skip
+    duties = "".join(f"<li>{escape(x)}</li>" for x in found["must_state"])
+    return [
+        f'<h3>{say("chain_title", language)}</h3><div class="chain">{steps}</div>'
+        f'<div class="welcome"><p><b>{escape(found["answer"][language])}</b></p>'
+        f"<details><summary>{say('duties', language)}</summary><ul>{duties}</ul></details>"
+        f"<small>{escape(found['not_advice'][language])}</small></div>",
+        gr.update(interactive=found["verdict"] != "blocked"),
+    ]
 
 
 def split(path: Path) -> tuple[str, str]:

@@ -1,0 +1,275 @@
+"""Figures of the Compare tab: each model keeps its colour and its marker in all of them, so colour is never needed alone."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+from typing import Any
+
+from lab.report import BY_KEY, COLOURS, TYPES, bounds, choose, colours, label
+from lab.retention import TARGET, number
+from lab.ui.charts import blank
+from lab.ui.texts import say
+
+SYMBOLS = ("square", "circle", "triangle-up", "diamond", "triangle-down", "cross", "x")
+"""Of the same places as report.COLOURS."""
+RATES = ("rule_pass_rate", "character_rate", "keyword_rate", "pass_at_4", "probes", "general_rate")
+BITS = ("bits_per_byte", "reference_bits_per_byte", "general_bits_per_byte")
+KEPT = ("rule_pass_rate", "judge", "bits_per_byte", "reference_bits_per_byte", "probes", "character_rate", "keyword_rate")  # fmt: skip
+BELOW = 95
+"""Pixels for ticks and a legend of three lines, as it has on a phone."""
+WIDEST = 1.5
+"""Share of the teacher at which the retention chart ends."""
+
+
+def _looks(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"color": COLOURS[c], "symbol": SYMBOLS[c], "size": 11} for c in colours(models)]
+
+
+def _titled(key: str, language: str) -> str:
+    """The title with what stands in brackets as a small second line, so that it fits a phone."""
+    main, _, rest = say(key, language).partition(" (")
+    return f"{main}<br><span style='font-size:12px'>{rest.removesuffix(')')}</span>" if rest else main
+
+
+def _rows(figure: Any, names: list[str]) -> None:
+    """Names down the side, first on top and broken for a phone; the legend below everything."""
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=["<br>".join(wrap(n, 17)) for n in names],
+        range=[len(names) - 0.5, -0.5],
+        zeroline=False,
+    )
+    figure.update_layout(
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        margin={"t": 66, "b": BELOW},
+    )
+
+
+def _dots(
+    figure: Any,
+    models: list[dict[str, Any]],
+    values: list[list[tuple[float | None, Any]]],
+    language: str,
+    form: str = ".1%",
+) -> None:
+    """For each model a dot and its interval in every row, the models a little above one another."""
+    step = 0.7 / max(1, len(models))
+    for place, (model, look, own) in enumerate(zip(models, _looks(models), values, strict=True)):
+        shift = (place - (len(models) - 1) / 2) * step
+        there = [(i, v, s or (v, v)) for i, (v, s) in enumerate(own) if v is not None]
+        figure.add_scatter(
+            x=[v for _, v, _ in there],
+            y=[i + shift for i, _, _ in there],
+            mode="markers",
+            marker=look,
+            name=label(model, language),
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [max(0.0, s[1] - v) for _, v, s in there],
+                "arrayminus": [max(0.0, v - s[0]) for _, v, s in there],
+                "color": look["color"],
+                "thickness": 2,
+                "width": 0,
+            },
+            hovertemplate=f"%{{x:{form}}}<extra>{label(model, language)}</extra>",
+        )
+
+
+def rates(models: list[dict[str, Any]], language: str) -> Any:
+    """Every quality number that is a share, with its interval."""
+    keys = [k for k in RATES if any(number(m, k) is not None for m in models)]
+    figure = blank(_titled("quality_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(models)))
+    _dots(figure, models, [[(number(m, k), bounds(m, k)) for k in keys] for m in models], language)
+    _rows(figure, [BY_KEY[k].name(language) for k in keys])
+    figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.04])
+    return figure
+
+
+def bits(models: list[dict[str, Any]], language: str) -> Any:
+    """Bits per byte of unseen stories, of reference stories and of everyday answers; less is better."""
+    keys = [k for k in BITS if any(number(m, k) is not None for m in models)]
+    if not keys:
+        return None
+    figure = blank(_titled("bits_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(models)))
+    _dots(figure, models, [[(number(m, k), bounds(m, k)) for k in keys] for m in models], language, ".3f")
+    _rows(figure, [BY_KEY[k].name(language) for k in keys])
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def probes(models: list[dict[str, Any]], language: str) -> Any:
+    """Right answers by type of probe, with intervals; the dotted line is chance."""
+    told = [m for m in models if m.get("probes")]
+    kinds = list(told[0]["probes"]["by_type"]) if told else []
+    figure = blank(_titled("probes_chart", language), 66 + BELOW + len(kinds) * (26 + 16 * len(told)))
+    values: list[list[tuple[float | None, Any]]] = []
+    for model in told:
+        own = [model["probes"]["by_type"][k] for k in kinds]
+        values.append([(k["pass"] / k["total"], _span(k.get("interval"))) for k in own])
+    _dots(figure, told, values, language)
+    _rows(figure, [choose(TYPES.get(k, (k, k)), language) for k in kinds])
+    if told:
+        figure.add_vline(x=told[0]["probes"]["chance"], line={"dash": "dot", "color": "#7a6a5c", "width": 2})
+    figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.04])
+    return figure
+
+
+def _span(found: dict[str, float] | None) -> tuple[float, float] | None:
+    return (found["low"], found["high"]) if found else None
+
+
+def speed(models: list[dict[str, Any]], language: str) -> Any:
+    """Rule pass rate against tokens per second; the area of a dot is its peak memory."""
+    figure = blank(
+        _titled("speed_chart", language), 440, x=BY_KEY["tokens_per_second"].name(language), y=BY_KEY["rule_pass_rate"].name(language)
+    )  # fmt: skip
+    there = [(m, look) for m, look in zip(models, _looks(models), strict=True) if m.get("tokens_per_second")]
+    most = max((m.get("peak_memory_bytes") or 0 for m, _ in there), default=0) or 1
+    for model, look in there:
+        memory = model.get("peak_memory_bytes") or 0
+        quality, span = number(model, "rule_pass_rate") or 0.0, bounds(model, "rule_pass_rate") or (0.0, 0.0)
+        figure.add_scatter(
+            x=[model["tokens_per_second"]],
+            y=[quality],
+            mode="markers+text",
+            marker=look | {"size": 12 + 38 * (memory / most) ** 0.5, "opacity": 0.75},
+            text=[f"{memory / 1e6:,.0f} MB"],
+            textposition="bottom center",
+            name=label(model, language),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [max(0.0, span[1] - quality)],
+                "arrayminus": [max(0.0, quality - span[0])],
+                "color": look["color"],
+                "thickness": 2,
+            },
+        )
+    fastest = max((m["tokens_per_second"] for m, _ in there), default=1.0)
+    figure.update_xaxes(range=[0, fastest * 1.25])
+    figure.update_yaxes(tickformat=".0%", range=[-0.12, 1.1])
+    figure.update_layout(margin={"t": 66, "b": BELOW}, legend={"yref": "container", "y": 0, "yanchor": "bottom"})
+    return figure
+
+
+def kept(report: dict[str, Any], language: str) -> Any:
+    """What each arm keeps of its teacher, with intervals and the target band; the line is the teacher itself."""
+    arms = [m for m in report["models"] if m["name"] in report["retention"] and m["who"] == "arm"]
+    shares, spans = report["retention"], report.get("retention_intervals") or {}
+    keys = [k for k in KEPT if any(shares[m["name"]].get(k) is not None for m in arms)]
+    figure = blank(_titled("kept_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(arms)))
+
+    def cut(value: float | None) -> float | None:
+        return None if value is None else min(value, WIDEST)
+
+    values = [
+        [
+            (cut(shares[m["name"]].get(k)), (cut(s["low"]), cut(s["high"])) if (s := spans.get(m["name"], {}).get(k)) else None)
+            for k in keys
+        ]
+        for m in arms
+    ]  # fmt: skip
+    places = [m for m in report["models"] if m["who"] != "arm"]
+    # Drawn with the others so that an arm has the same colour here as everywhere.
+    _dots(figure, [*places, *arms], [[(None, None)] * len(keys) for _ in places] + values, language)
+    for trace in figure.data[: len(places)]:
+        trace.showlegend = False
+    _rows(figure, [BY_KEY[k].name(language) for k in keys])
+    figure.add_vrect(x0=TARGET[0], x1=TARGET[1], fillcolor=COLOURS[2], opacity=0.2, line_width=0)
+    figure.add_vline(x=1, line={"color": "#7a6a5c", "width": 2})
+    figure.update_xaxes(tickformat=".0%", range=[-0.02, WIDEST + 0.05])
+    return figure
+
+
+def radar(models: list[dict[str, Any]], language: str) -> Any:
+    """The shares as a web: the shape shows what a model is good at. None with fewer than three axes."""
+    keys = [k for k in RATES if all(number(m, k) is not None for m in models)]
+    if len(keys) < 3:
+        return None
+    figure = blank(say("radar_chart", language), 420)
+    around = [BY_KEY[k].name(language).replace(", ", ",<br>") for k in keys]
+    for model, look in zip(models, _looks(models), strict=True):
+        values = [number(model, k) for k in keys]
+        figure.add_scatterpolar(
+            r=[*values, values[0]],
+            theta=[*around, around[0]],
+            name=label(model, language),
+            mode="lines+markers",
+            line={"color": look["color"], "dash": {"teacher": "solid", "base": "dot"}.get(model["who"], "dash")},
+            marker=look | {"size": 8},
+        )
+    figure.update_layout(
+        polar={
+            "radialaxis": {"range": [0, 1], "tickformat": ".0%", "tickfont": {"size": 10}},
+            "angularaxis": {"tickfont": {"size": 11}},
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+        margin={"l": 60, "r": 60, "t": 70, "b": 60},
+        legend={"orientation": "h", "y": -0.15},
+    )
+    return figure
+
+
+def lengths(models: list[dict[str, Any]], language: str) -> Any:
+    """How long the stories are."""
+    return _boxes(models, "lengths", blank(say("lengths_chart", language), 130 + 60 * len(models), x=say("length_axis", language)), language)  # fmt: skip
+
+
+def scores(models: list[dict[str, Any]], language: str) -> Any:
+    """How the judge's marks spread; None when there was no judge."""
+    if not any(m.get("marks") for m in models):
+        return None
+    return _boxes(models, "marks", blank(say("scores_chart", language), 130 + 60 * len(models), x=BY_KEY["judge"].name(language)), language)  # fmt: skip
+
+
+def _boxes(models: list[dict[str, Any]], key: str, figure: Any, language: str) -> Any:
+    """A box a model, with every story as a point."""
+    for model, look in zip(models, _looks(models), strict=True):
+        figure.add_box(
+            x=[v for v in model.get(key) or [] if v is not None],
+            name=label(model, language),
+            marker={"color": look["color"], "symbol": look["symbol"], "size": 4, "opacity": 0.5},
+            boxpoints="all",
+            jitter=0.5,
+            pointpos=0,
+            fillcolor="rgba(0,0,0,0)",
+            showlegend=False,
+        )
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def two_runs(reports: list[dict[str, Any]], measure: str, language: str) -> Any:
+    """One measure of the models of two runs: the runs one below the other, with intervals."""
+    rows = [(f"{r['title']} · {label(m, language)}", m) for r in reports for m in r["models"]]
+    figure = blank(BY_KEY[measure].name(language), 66 + BELOW + 34 * len(rows))
+    for place, (_, model) in enumerate(rows):
+        value, span = number(model, measure), bounds(model, measure)
+        if value is None:
+            continue
+        scale = BY_KEY[measure].scale
+        span = span or (value, value)
+        colour = {"teacher": 0, "base": 1}.get(model["who"], 2)
+        figure.add_scatter(
+            x=[value / scale],
+            y=[place],
+            mode="markers+text",
+            text=[BY_KEY[measure].text(value)],
+            textposition="top center",
+            marker={"color": COLOURS[colour], "symbol": SYMBOLS[colour], "size": 11},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [(span[1] - value) / scale],
+                "arrayminus": [(value - span[0]) / scale],
+                "color": COLOURS[colour],
+            },
+            showlegend=False,
+        )
+    _rows(figure, [name for name, _ in rows])
+    if "{:.0%}" in BY_KEY[measure].form:
+        figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.04])
+    else:
+        figure.update_xaxes(rangemode="tozero")
+    return figure
