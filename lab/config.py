@@ -88,6 +88,15 @@ class GenerateConfig:
         help_en="One word or one pair (a, b) a line; empty takes the built-in pairs.",
         help_ko="한 줄에 낱말 하나 또는 한 쌍(가, 나). 비워 두면 기본 낱말 쌍",
     )
+    lists: str = knob(
+        "",
+        "Own places, morals, tones, openings",
+        "직접 정한 장소, 교훈, 분위기, 첫머리",
+        lines=3,
+        more=True,
+        help_en="One value a line, like `place: by the sea`; an attribute that is not named keeps the built-in list.",
+        help_ko="한 줄에 하나씩 `장소: 바닷가`처럼 적습니다. 적지 않은 것은 기본 목록을 씁니다.",
+    )
     top_p: float = knob(1.0, "Top-p", "Top-p", low=0.1, high=1.0, step=0.01, more=True)
     max_new_tokens: int = knob(
         400, "Longest answer (tokens)", "답의 최대 길이(토큰)", low=16, high=2048, step=1, more=True
@@ -302,6 +311,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "generate": {"teacher": "mini:teacher", "pairs": 200},
         "filter": {"judge": "mini"},
         "train": {"student": "mini:student"},
+        "compare": {"judge": "mini"},
     },
     "qwen": {
         "generate": {"teacher": "Qwen/Qwen2.5-1.5B-Instruct", "pairs": 5000, "top_p": 0.95, "max_new_tokens": 512},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from lab.problems import Problem
 from lab.records import Probe, Prompt
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -20,6 +21,9 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 # {A} main character, {a} its short name, {B} {b} a friend, {k1} {k2} key words; after a bar stands
 # the particle pair, the form after a consonant first: {a|은/는}.
 SLOT = re.compile(r"\{(A|a|B|b|k1|k2|place|moral|tone|opening)(?:\|([^/{}]*)/([^{}]*))?\}")
+
+ATTRIBUTES = {"장소": "place", "교훈": "moral", "분위기": "tone", "첫머리": "opening"}
+"""What a prompt may say besides its character and words, in Korean and as the slots are called."""
 
 HELD_OUT_SHARE = 0.1
 """Share of the character-and-key-words groups that form the test split."""
@@ -127,19 +131,36 @@ class Grid:
     choices: dict[str, tuple[str, ...]] = field(default_factory=choices)
 
     @staticmethod
-    def of(characters_text: str = "", words_text: str = "") -> Grid:
-        """A grid with own characters (one a line) and own words (one a line, or a pair ``a, b``)."""
+    def of(characters_text: str = "", words_text: str = "", lists_text: str = "") -> Grid:
+        """A grid with own characters (one a line), words (one a line, or a pair ``a, b``) and lists (``place: a beach`` a line).
+
+        An attribute of ``lists_text`` takes the place of the built-in values. Raises Problem for one that does not exist.
+        """
         grid = Grid()
         own = tuple(dict.fromkeys(x.strip() for x in characters_text.splitlines() if x.strip()))
         lines = [[w.strip() for w in x.split(",")] for x in words_text.splitlines() if x.strip()]
         pairs = [(x[0], x[1]) for x in lines if len(x) > 1 and x[0] and x[1]]
         single = [x[0] for x in lines if len(x) == 1 and x[0]]
         pairs += [(a, b) for i, a in enumerate(single) for b in single[i + 1 :]]
-        return Grid(own or grid.characters, tuple(pairs) or grid.pairs)
+        return Grid(own or grid.characters, tuple(pairs) or grid.pairs, choices=grid.choices | _own_lists(lists_text))
 
     def size(self) -> int:
         """How many different prompts the grid holds, not counting place, moral, tone, opening."""
         return len(self.characters) * len(self.pairs) * len(self.phrasings)
+
+
+def _own_lists(text: str) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for line in filter(str.strip, text.splitlines()):
+        name, _, value = line.partition(":")
+        name = ATTRIBUTES.get(name.strip(), name.strip())
+        if name not in ATTRIBUTES.values() or not value.strip():
+            raise Problem(
+                f"Own lists: {line.strip()!r} is not understood. Write one value a line, like `place: by the sea`, of {', '.join(ATTRIBUTES.values())}.",
+                f"직접 정한 목록: {line.strip()!r} 줄을 읽을 수 없습니다. 한 줄에 하나씩 `장소: 바닷가`처럼 적어 주세요. 쓸 수 있는 이름: {', '.join(ATTRIBUTES)}",
+            )
+        found.setdefault(name, {})[value.strip()] = None
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def prompts(count: int, seed: int, grid: Grid | None = None) -> list[Prompt]:

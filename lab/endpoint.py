@@ -129,7 +129,7 @@ class EndpointModel:
                         self._lost(error, answered, failed_before, say)
                         continue
                     except (openai.OpenAIError, OSError) as error:
-                        raise self._broken(error) from None
+                        raise self.broken(error) from None
                     answered += 1
                     self._limit = min(self._most, self._limit + 1 / self._limit)
                     new += answer.tokens
@@ -196,13 +196,14 @@ class EndpointModel:
         self.failed.append(self._clean(error))
         lost = len(self.failed) - failed_before
         if lost >= LOST and answered < LOST:
-            raise self._broken(error)
+            raise self.broken(error)
         say(
             f"{lost} requests were refused for good and left out; the newest: {self.failed[-1]}",
             f"요청 {lost}개가 끝내 거절되어 빠졌습니다. 마지막 오류: {self.failed[-1]}",
         )
 
-    def _broken(self, error: Exception) -> Problem:
+    def broken(self, error: Exception) -> Problem:
+        """What to tell when the endpoint does not work; without the key."""
         said = self._clean(error)
         return Problem(
             f"The endpoint {self.revision} failed for good: {said}. What it wrote so far is kept; check the address, key and model, then go on.",

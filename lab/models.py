@@ -264,7 +264,7 @@ class LocalModel:
 
     def default_batch(self, tokens: int = 1024) -> int:
         """Stories at a time without trying: what memory holds of ``tokens`` each, at most 256; on a CPU 64 of a small model."""
-        config = self.model.config
+        config = self.model.config.get_text_config(decoder=True)
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         width = self.model.dtype.itemsize

@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Pair, Verdict, read_json, write_json
 from lab.run import Run, find_run
-from lab.stages.generate import WEAK, Plan, best_batch, open_teacher, pair_of
+from lab.stages.generate import WEAK, Plan, add_usage_before, best_batch, open_teacher, pair_of, save_usage
 
 PREVIEWED = 5
 CHECKED = 10
@@ -93,6 +93,7 @@ def preview(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, 
         else:
             estimate = endpoint_estimate(pairs, config, model.prompt_tokens, todo)
     finally:
+        _bill(run_, model)
         model.close()
     estimate |= _people(config.pairs) | _kept(verdicts, config.pairs)
     found = {
@@ -106,6 +107,13 @@ def preview(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, 
     }
     write_json(run_.preview_file, found)
     return found
+
+
+def _bill(run_: Run, model: Any) -> None:
+    """What was tried out at an endpoint costs as much as what is kept."""
+    if hasattr(model, "prompt_tokens"):
+        add_usage_before(run_, model)
+        save_usage(run_, model)
 
 
 def _sampling(config: GenerateConfig) -> Any:
@@ -234,8 +242,8 @@ def check(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, An
         pairs: list[Pair] = []
         progress.begin("check", CHECKED)
         if not local or model.tokenizer.chat_template:
-            plan = Plan.of(run_, config, model.revision)
-            pairs = _sample(model, plan, config, min(CHECKED, len(plan.prompts)), progress)
+            plan = Plan.of(run_, replace(config, pairs=max(config.pairs, CHECKED)), model.revision)
+            pairs = _sample(model, plan, config, CHECKED, progress)
         verdicts = rule_verdicts(pairs, run_.config("filter"))
         findings += judge_sample(verdicts)
         if local and pairs:
@@ -251,6 +259,7 @@ def check(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, An
                 )
             )
     finally:
+        _bill(run_, model)
         model.close()
     stories = sorted(_rows(pairs, verdicts), key=_badness, reverse=True)
     states = [f.state for f in findings]

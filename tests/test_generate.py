@@ -75,7 +75,7 @@ def test_a_killed_generation_goes_on_without_loss_or_doubles() -> None:
         "2",
     ]
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
-    for _ in range(600):
+    for _ in range(6000):
         if run.pairs_file.exists() and run.pairs_file.read_bytes().count(b"\n") >= 4:
             break
         time.sleep(0.05)
@@ -169,6 +169,9 @@ def test_every_faulty_line_of_an_import_is_named(tmp_path: Path) -> None:
     lines = [good, "{broken", '{"instruction": "a"}', "[]", '{"instruction": "a", "output": "b", "keywords": "비"}', ""]
     path.write_text("\n".join(lines), "utf-8")
     pairs, faults = generate.read_own(path)
+    separators = tmp_path / "separators.jsonl"
+    separators.write_text(good.replace("이야기", "이야기\u2028끝"), "utf-8")
+    assert generate.read_own(separators)[0][0].output == "이야기\u2028끝"
     assert len(pairs) == 1 and [number for number, _, _ in faults] == [2, 3, 4, 5]
     assert [en.split(" (")[0] for _, en, _ in faults] == [
         "not JSON",
@@ -288,3 +291,14 @@ def test_pairs_leave_as_jsonl_and_parquet_with_the_same_rows(tmp_path: Path) -> 
     jsonl, parquet = generate.export_pairs(run, tmp_path / "out")
     rows = [json.loads(line) for line in jsonl.read_text("utf-8").splitlines()]
     assert pq.read_table(parquet).to_pylist() == rows and len(rows) == 5
+
+
+def test_own_lists_take_the_place_of_the_built_in_ones() -> None:
+    grid = domain.Grid.of("용용이", "등불, 호수", "장소: 바닷가\nplace: 산꼭대기\n교훈: 나누는 마음")
+    assert grid.choices["place"] == ("바닷가", "산꼭대기") and grid.choices["moral"] == ("나누는 마음",)
+    assert grid.choices["tone"] == domain.choices()["tone"]
+    texts = [p.instruction for p in domain.prompts(60, 0, grid)]
+    assert sum("바닷가" in t or "산꼭대기" in t for t in texts) >= 5 and all("용용이" in t for t in texts)
+    for line in ("맛: 달콤함", "바닷가", "장소:"):
+        with pytest.raises(Problem, match="Own lists"):
+            domain.Grid.of(lists_text=line)

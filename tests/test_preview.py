@@ -74,6 +74,7 @@ def test_an_endpoint_is_estimated_in_requests_and_money() -> None:
         e = found["estimate"]
         assert served.requests == 5 and e["tokens"] == 20_000 and e["prompt_tokens"] == 10_000
         assert e["dollars"] == pytest.approx(0.05) and e["minutes"] > 0 and e["batch"] == 10
+        assert read_json(run.usage_file) == {"prompt_tokens": 50, "completion_tokens": 100}
         free = GenerateConfig(pairs=10, teacher="api:tale", base_url=served.url)
         assert preview.preview(run, free, progress(run))["estimate"]["dollars"] is None
 

@@ -76,7 +76,8 @@ class Plan:
         """Raises Problem when the grid holds fewer prompts than are asked for."""
         found = {row["id"] for row in read_rows(run_.pairs_file)}
         # A longer list begins with the shorter one, so this also knows the rows of a run that once asked for more.
-        known = domain.prompts(len(found) + config.pairs, config.seed, domain.Grid.of(config.characters, config.words))
+        grid = domain.Grid.of(config.characters, config.words, config.lists)
+        known = domain.prompts(len(found) + config.pairs, config.seed, grid)
         if len(known) < config.pairs:
             raise Problem(
                 f"The grid holds only {len(known)} different prompts, {config.pairs} are asked for. Add characters or words.",
@@ -110,7 +111,7 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
         run_.begin("generate", replace(config, set_aside=False))
         todo = plan.todo
         progress.begin("generate", len(plan.ids), len(plan.ids) - len(todo))
-        writing = _Writing(run_, config, progress, model, len(plan.ids) - len(todo), plan)
+        writing = _Writing(run_, config, progress, model, len(plan.ids) - len(todo))
         sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
         asked = [plan.prompts[i].instruction for i in todo]
         size = config.batch_size
@@ -151,9 +152,7 @@ def best_batch(step_seconds: dict[int, float]) -> int:
 class _Writing:
     """Rows on their way to the file: counts, speed, the bill, budgets, and a look at how the stories are getting on."""
 
-    def __init__(
-        self, run_: Run, config: GenerateConfig, progress: Progress, model: Any, done: int, plan: Plan
-    ) -> None:
+    def __init__(self, run_: Run, config: GenerateConfig, progress: Progress, model: Any, done: int) -> None:
         self.run = run_
         self.config = config
         self.progress = progress
@@ -167,9 +166,7 @@ class _Writing:
         self.saved = 0.0
         self.metered = hasattr(model, "prompt_tokens")
         if self.metered:
-            before = read_json(run_.usage_file, {})
-            model.prompt_tokens += before.get("prompt_tokens", 0)
-            model.completion_tokens += before.get("completion_tokens", 0)
+            add_usage_before(run_, model)
 
     def take(self, pair: Pair) -> None:
         """Write the row."""
@@ -215,8 +212,7 @@ class _Writing:
         """Note the bill, so that a killed run still knows it."""
         if self.metered:
             self.saved = time.monotonic()
-            bill = self.bill()
-            write_json(self.run.usage_file, {k: bill[k] for k in ("prompt_tokens", "completion_tokens")})
+            save_usage(self.run, self.model)
 
     def _look_early(self, pairs: Sequence[Pair]) -> None:
         from lab.preview import rule_verdicts
@@ -227,6 +223,19 @@ class _Writing:
                 f"Only {passed} of the first {len(pairs)} stories pass the filter's rules. `python -m lab check {self.run.id}` tells why; stopping now saves the rest.",
                 f"처음 {len(pairs)}편 가운데 {passed}편만 거르기 규칙을 통과했습니다. 지금 멈추고 교사 점검을 해 보는 편이 좋습니다(`python -m lab check {self.run.id}`).",
             )
+
+
+def add_usage_before(run_: Run, endpoint: Any) -> None:
+    """Let an endpoint count on from what the run has used already."""
+    before = read_json(run_.usage_file, {})
+    endpoint.prompt_tokens += before.get("prompt_tokens", 0)
+    endpoint.completion_tokens += before.get("completion_tokens", 0)
+
+
+def save_usage(run_: Run, endpoint: Any) -> None:
+    """Keep an endpoint's count with the run."""
+    used = {"prompt_tokens": endpoint.prompt_tokens, "completion_tokens": endpoint.completion_tokens}
+    write_json(run_.usage_file, used)
 
 
 def _set_aside(run_: Run, foreign: set[str], config: GenerateConfig, progress: Progress) -> None:
@@ -301,7 +310,8 @@ def read_own(path: Path) -> tuple[list[Pair], list[tuple[int, str, str]]]:
     A pair that stands twice counts once. Raises Problem when the file cannot be read as text.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        # Not splitlines: JSON may hold line separators of Unicode as they are.
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(
             f"Cannot read {path}: {error}. Give a UTF-8 file with one JSON object a line.",
