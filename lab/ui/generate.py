@@ -1,48 +1,226 @@
-"""The Generate tab: the teacher writes; its stories as cards."""
+"""The Generate tab: look before you leap, then the teacher writes; its stories as cards, their spread as charts."""
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
 import gradio as gr
 
+from lab import jobs
 from lab.config import preset_config
+from lab.problems import Problem
+from lab.records import Pair, Verdict, read_json
 from lab.run import Run
-from lab.ui import form, story
-from lab.ui.page import Page
+from lab.shelf import STEP, shelf_of
+from lab.stages.generate import ERRORS_SHOWN, export_pairs, import_pairs, read_own
+from lab.ui import charts, form, shared, story
+from lab.ui.job import duration
+from lab.ui.page import ACT, Page, needed, told
 from lab.ui.texts import say
 
 SHELF = 12
 """Stories on one page."""
+STATES = {"ok": "good", "fail": "bad"}
 
 
 def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_generate")
-    form.build(page, "generate", preset_config("generate", "mini"))
+    form.build(page, "generate", preset_config("generate", "mini"), also=("preview", "check"))
+    with page.label(gr.Accordion("", open=False, elem_id="look"), label="look_section") as drawer:
+        page.about("about_look")
+        ahead, teacher = gr.HTML(), gr.HTML()
     counts = gr.HTML()
+    with gr.Row():
+        plots = [gr.Plot(show_label=False, visible=False, min_width=300) for _ in range(2)]
     with gr.Row():
         search = page.label(gr.Textbox(max_length=200), label="search", info="search_info")
         number = page.label(gr.Number(1, minimum=1, precision=0, min_width=90, scale=0), label="page")
     shelf = gr.HTML()
+    with page.label(gr.Accordion("", open=False, elem_id="own"), label="own_section"):
+        _build_own(page)
+    page.show(look, [drawer, ahead, teacher], lambda run: [run.preview_file, run.check_file])
+    page.show(drawn, plots, lambda run: [run.pairs_file])
     page.show(view, [counts, shelf], lambda run: [run.pairs_file], (search, number))
+    # The first batch may take a minute: its speed is shown before its first row.
+    page.show(live, [counts], lambda run: [run.job_file, run.stage_folder("generate") / "done.json"])
 
 
 def view(run: Run | None, language: str, search: str = "", number: float = 1) -> list[str]:
     """Counts, and one page of stories, newest first."""
-    pairs = list(run.pairs()) if run else []
-    if not pairs:
-        return ["", story.empty("empty_generate", language)]
-    counts = story.facts(
-        [
-            (f"{len(pairs):,}", say("pairs", language)),
-            (f"{sum(p.split == 'test' for p in pairs):,}", say("test_pairs", language)),
-            (f"{len({p.character for p in pairs if p.character}):,}", say("characters", language)),
-            (f"{sum(p.finish == 'length' for p in pairs):,}", say("truncated", language)),
-        ]
-    )
-    found = [p for p in reversed(pairs) if not search or search in p.output or search in p.instruction]
+    held = shelf_of(run.pairs_file).look() if run else None
+    if run is None or held is None or not held.count:
+        return [*live(run, language), story.empty("empty_generate", language)]
+    first = max(0, int(number or 1) - 1) * SHELF
+    shown, found = held.page(first, SHELF, search.strip())
     if not found:
-        return [counts, story.empty("empty_match", language)]
-    first = min(max(0, int(number or 1) - 1) * SHELF, (len(found) - 1) // SHELF * SHELF)
-    shown = found[first : first + SHELF]
-    where = say("page_of", language, found=f"{len(found):,}", first=first + 1, last=first + len(shown))
-    return [counts, f'<p class="count">{where}</p>' + story.shelf([story.card(p, language) for p in shown])]
+        return [numbers(run, language), story.empty("empty_match", language)]
+    if not shown:
+        first = (found - 1) // SHELF * SHELF
+        shown, found = held.page(first, SHELF, search.strip())
+    where = say("page_of", language, found=f"{found:,}", first=first + 1, last=first + len(shown))
+    cards = story.shelf([story.card(p, language) for p in shown])
+    return [numbers(run, language), f'<p class="count">{where}</p>{cards}']
+
+
+def live(run: Run | None, language: str) -> list[str]:
+    """The numbers alone."""
+    return [numbers(run, language) if run else ""]
+
+
+def numbers(run: Run, language: str) -> str:
+    """What there is, how fast it comes, and how different the stories are: live from the job, then from done.json."""
+    held = shelf_of(run.pairs_file).look()
+    job = jobs.look(run)
+    going = job.state in jobs.GOING and job.stage == "generate"
+    if not held.count and not going:
+        return ""
+    items = [
+        (f"{held.count:,}", say("pairs", language)),
+        (f"{held.test:,}", say("test_pairs", language)),
+        (f"{len(held.characters):,}", say("characters", language)),
+        (f"{len(held.words):,}", say("keywords", language)),
+        (f"{held.cut_off:,}", say("truncated", language)),
+    ]
+    facts = job.facts if going else run.done("generate") or {}
+    if going and "tokens_per_second" in facts:
+        items.append((f"{facts['tokens_per_second']:,.0f}", say("tokens_per_second", language)))
+    for key, shape in (("distinct_2", "{:.0%}"), ("near_duplicates", "{:.1%}"), ("self_bleu", "{:.0f}")):
+        if facts.get(key) is not None:
+            items.append((shape.format(facts[key]), say(key, language)))
+    if facts.get("dollars"):
+        items.append((f"${facts['dollars']:,.2f}", say("dollars", language)))
+    return story.facts(items)
+
+
+def drawn(run: Run | None, language: str) -> list[Any]:
+    """The charts of coverage and length."""
+    held = shelf_of(run.pairs_file).look() if run else None
+    if run is None or held is None or not held.count:
+        return [gr.update(visible=False)] * 2
+    rules = run.config("filter")
+    shown = [
+        charts.coverage(held.characters, language) if held.characters else None,
+        charts.lengths(held.lengths, STEP, (rules.min_chars, rules.max_chars), language),
+    ]
+    return [gr.update(value=figure, visible=figure is not None) for figure in shown]
+
+
+def look(run: Run | None, language: str) -> list[Any]:
+    """What the preview and the teacher check found; the drawer opens once there is something."""
+    ahead = read_json(run.preview_file) if run else None
+    teacher = read_json(run.check_file) if run else None
+    return [
+        gr.update(open=bool(ahead or teacher)),
+        _ahead(ahead, language) if ahead else "",
+        _teacher(teacher, language) if teacher else "",
+    ]
+
+
+def _ahead(found: dict[str, Any], language: str) -> str:
+    """The estimate in numbers, and the five stories with the rules' verdicts."""
+    e = found["estimate"]
+    unknown = say("unknown", language)
+    money = say("no_price", language) if e["dollars"] is None else f"${e['dollars']:,.2f}"
+    items = [
+        (unknown if e["minutes"] is None else _time(e["minutes"] * 60, language), say("estimate_minutes", language)),
+        (f"{e['tokens']:,}" if e["tokens"] else unknown, say("estimate_tokens", language)),
+        (money, say("estimate_money", language)),
+        (f"${e['people_dollars']:,.0f}", say("estimate_people", language, weeks=f"{e['people_weeks']:g}")),
+    ]
+    if e["kept"] is not None:
+        bounds = {"low": f"{e['kept_low']:,}", "high": f"{e['kept_high']:,}"}
+        items.append((f"{e['kept']:,} / {e['pairs']:,}", say("estimate_kept", language, **bounds)))
+    said = say(
+        "estimate_note",
+        language,
+        teacher=escape(found["teacher"]),
+        passed=e.get("passed", 0),
+        batch=e["batch"],
+        speed=f"{e['tokens_per_second']:,.0f}" if e["tokens_per_second"] else "?",
+    )
+    text = f"<h3>{say('preview_title', language)}</h3>{story.facts(items)}" + f'<p class="count">{said}</p>'
+    if found["foreign"]:
+        text += f'<div class="welcome" role="alert">{say("foreign_note", language, n=found["foreign"])}</div>'
+    return text + story.shelf([_card(row, language) for row in found["stories"]])
+
+
+def _teacher(found: dict[str, Any], language: str) -> str:
+    """The verdict, every finding, and the worst story beside the best."""
+    verdict = say(f"teacher_{found['verdict']}", language)
+    rows = "".join(
+        f'<li><span class="chip {STATES.get(f["state"], "")}">{say("finding_" + f["state"], language)}</span> {escape(f[language])}</li>'
+        for f in found["findings"]
+    )
+    text = f'<h3>{say("check_title", language)}</h3><div class="welcome" role="status"><b>{verdict}</b> <small>{escape(found["teacher"])}</small><ul class="findings">{rows}</ul></div>'
+    stories = found["stories"]
+    shown = [("worst_sample", stories[0]), ("best_sample", stories[-1])] if len(stories) > 1 else []
+    return text + story.shelf(
+        [f'<div><p class="count">{say(key, language)}</p>{_card(row, language)}</div>' for key, row in shown]
+    )
+
+
+def _card(row: dict[str, Any], language: str) -> str:
+    return story.card(Pair.of(row["pair"]), language, Verdict.of(row["verdict"]))
+
+
+def _time(seconds: float, language: str) -> str:
+    """Time in words, hours where minutes are many."""
+    if seconds >= 3 * 3600:
+        return say("hours", language, n=f"{seconds / 3600:.0f}")
+    return duration(seconds, language)
+
+
+def _build_own(page: Page) -> None:
+    """Bring one's own pairs; take the run's pairs away."""
+    page.about("about_own")
+    with gr.Row():
+        upload = page.label(gr.UploadButton("", file_types=[".jsonl"], min_width=160, elem_id="upload"), label="upload")
+        make = page.label(gr.Button("", min_width=160, elem_id="download"), value="download")
+    told_here = gr.HTML()
+    files = page.label(gr.File(visible=False, file_count="multiple", interactive=False), label="files")
+
+    def bring(run_id: str | None, language: str, file: str) -> str:
+        run = needed(run_id, language)
+        try:
+            shared.slow_down()
+            rows, faults = read_own(Path(file))
+            if faults:
+                return faulty(faults, language)
+            shared.allow(replace(preset_config("generate", "mini"), pairs=len(rows)))
+            facts = import_pairs(run, Path(file))
+        except Problem as problem:
+            raise told(problem, language) from None
+        said = say("imported", language, n=f"{facts['pairs']:,}")
+        return f'<div class="welcome" role="status">{said}</div>'
+
+    def take(run_id: str | None, language: str) -> Any:
+        run = needed(run_id, language)
+        try:
+            folder = Path(tempfile.gettempdir()) / "fairytale-distillery" / run.owner
+            made = export_pairs(run, folder)
+        except Problem as problem:
+            raise told(problem, language) from None
+        return gr.update(value=[str(path) for path in made], visible=True)
+
+    upload.upload(bring, [page.run, page.language, upload], told_here, **ACT)
+    make.click(take, [page.run, page.language], files, **ACT)
+
+
+def faulty(faults: list[tuple[int, str, str]], language: str) -> str:
+    """Every line of an upload that is no pair, and what is wrong with it."""
+    rows = "".join(
+        f"<tr><td>{number}</td><td>{escape(ko if language == 'ko' else en)}</td></tr>"
+        for number, en, ko in faults[:ERRORS_SHOWN]
+    )
+    more = len(faults) - ERRORS_SHOWN
+    below = f'<p class="count">{say("more_lines", language, n=more)}</p>' if more > 0 else ""
+    head = f"<tr><th>{say('line_number', language)}</th><th>{say('what_is_wrong', language)}</th></tr>"
+    return (
+        f'<div class="welcome" role="alert">{say("import_faults", language, n=len(faults))}</div>'
+        f'<div class="scroll"><table class="measures faults">{head}{rows}</table></div>{below}'
+    )
