@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from lab.records import write_text
-from lab.retention import SIZE_TARGET, SPEED_TARGET, TARGET, number
+from lab.retention import BEATS, SIZE_TARGET, SMALL, SPEED_TARGET, TARGET, number
 from lab.run import Run
 
 COLOURS = ("#0072B2", "#6B6B6B", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
@@ -157,6 +157,46 @@ def plain(text: Any) -> str:
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
+def flags(report: dict[str, Any]) -> list[dict[str, str]]:
+    """What a reader has to know before believing the numbers: models that are one, a beaten teacher, few items, copies."""
+    notes: list[dict[str, str]] = []
+    models = report["models"]
+    for i, a in enumerate(models):
+        for b in models[i + 1 :]:
+            if a.get("weights") and a["weights"] == b.get("weights"):
+                notes.append(
+                    {
+                        "en": f"{a['name']} and {b['name']} hold the same weights: this compares a model with itself.",
+                        "ko": f"{a['name']}, {b['name']}: 가중치가 똑같습니다. 같은 모델끼리 비교한 것입니다.",
+                    }
+                )
+    for arm, measures in report.get("retention_intervals", {}).items():
+        for measure, one in measures.items():
+            if one["low"] > 1 and one["value"] > BEATS:
+                notes.append(
+                    {
+                        "en": f"{arm} beats its teacher on {BY_KEY[measure].en} ({one['value']:.0%}). A student mimics, so explain it: a leak, easier text, or a broken teacher setting.",
+                        "ko": f"{arm}: 교사보다 좋은 지표가 있습니다({BY_KEY[measure].ko}, {one['value']:.0%}). 학생은 흉내를 내므로 까닭을 찾아보세요: 누출, 쉬운 글, 잘못된 교사 설정.",
+                    }
+                )
+    if report["prompts"] < SMALL:
+        notes.append(
+            {
+                "en": f"{report['prompts']} prompts are few: intervals are wide. Take {SMALL} or more before deciding.",
+                "ko": f"지시문이 {report['prompts']}개뿐이라 구간이 넓습니다. 결정하기 전에 {SMALL}개 이상으로 재어 보세요.",
+            }
+        )
+    for m in models:
+        if m["who"] == "arm" and (m.get("copied_rate") or 0) > 0.1:
+            notes.append(
+                {
+                    "en": f"{m['name']} copies: {m['copied_rate']:.0%} of its stories hold a passage of 30 characters from the training stories (longest {m['longest_copy']}).",
+                    "ko": f"{m['name']}: 이야기의 {m['copied_rate']:.0%}에 학습 이야기와 똑같은 30자가 들어 있습니다(가장 긴 것 {m['longest_copy']}자).",
+                }
+            )
+    return notes
+
+
 def kept_line(report: dict[str, Any], arm: str, language: str) -> str:
     """What an arm keeps of its teacher against the three targets, in a line."""
     kept = report["retention"][arm]
@@ -283,7 +323,8 @@ def _duel_line(duel: dict[str, Any]) -> str:
     )
     return (
         f"{duel['a']} : {duel['b']}, {duel['wins']} won, {duel['ties']} tied, {duel['losses']} lost; win rate {rate}, "
-        f"at equal length {equal}; judge {duel['judge']}, its orders disagreed in {duel['disagreed']:.0%}"
+        f"at equal length {equal}; judge {duel['judge']}"
+        + (f", its two orders disagreed in {duel['disagreed']:.0%}" if duel["orders"] == 2 else "")
     )
 
 
@@ -448,18 +489,20 @@ def _speed_chart(models: list[dict[str, Any]]) -> Any:
         span, memory = bounds(model, "rule_pass_rate") or (quality, quality), model.get("peak_memory_bytes") or 0
         axes.errorbar(speed, quality, [[max(0, quality - span[0])], [max(0, span[1] - quality)]], color=COLOURS[colour], lw=1)  # fmt: skip
         axes.scatter(
-            speed, quality, 60 + 700 * memory / most, color=COLOURS[colour], marker=MARKERS[colour], alpha=0.75
+            speed,
+            quality,
+            60 + 700 * memory / most,
+            color=COLOURS[colour],
+            marker=MARKERS[colour],
+            alpha=0.75,
+            label=f"{label(model, 'en')}, {memory / 1e6:,.0f} MB",
         )
-        axes.annotate(
-            f"{label(model, 'en')}\n{memory / 1e6:,.0f} MB",
-            (speed, quality),
-            (8, 8),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    axes.set(xlabel="tokens per second, one story (size: peak memory)", ylabel="rule pass rate", ylim=(-0.02, 1.05))
-    axes.margins(x=0.25)
+    axes.set(xlabel="tokens per second, one story (size: peak memory)", ylabel="rule pass rate", ylim=(-0.1, 1.08))
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.1)
     axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    legend = figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_sizes([50])  # all alike: the size says memory in the chart alone
     return figure
 
 
@@ -491,11 +534,12 @@ def _retention_chart(report: dict[str, Any]) -> Any:
 
 def _probes_chart(models: list[dict[str, Any]]) -> Any:
     figure, axes = _figure()
-    for model, colour in zip(models, colours(models), strict=True):
+    for place, (model, colour) in enumerate(zip(models, colours(models), strict=True)):
         if model.get("probes"):
             kinds = model["probes"]["by_type"]
             shares = [k["pass"] / k["total"] for k in kinds.values()]
-            axes.plot(range(len(kinds)), shares, MARKERS[colour], color=COLOURS[colour], ms=8, alpha=0.8, label=label(model, "en"))  # fmt: skip
+            apart = (place - (len(models) - 1) / 2) * 0.6 / len(models)
+            axes.plot([i + apart for i in range(len(kinds))], shares, MARKERS[colour], color=COLOURS[colour], ms=8, alpha=0.8, label=label(model, "en"))  # fmt: skip
             axes.set_xticks(range(len(kinds)), [choose(TYPES.get(k, (k, k)), "en") for k in kinds], fontsize=8)
             axes.axhline(model["probes"]["chance"], color="#3b2f2a", ls="--", lw=1)
     axes.set_ylim(0, 1.02)

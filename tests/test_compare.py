@@ -326,7 +326,7 @@ def report_of(teacher: float, base: float, arm: float, count: int = 200) -> dict
             for w in ("teacher", "base")
         ],
     }
-    return report | {"flags": retention.flags(report)}
+    return report | {"flags": rendering.flags(report)}
 
 
 def test_verdict_tells_bad_news_too() -> None:
@@ -343,10 +343,10 @@ def test_verdict_tells_bad_news_too() -> None:
 
 def test_flags_name_a_beaten_teacher_few_prompts_copies_and_a_model_compared_with_itself() -> None:
     def flagged(report: dict) -> str:
-        return " ".join(f["en"] for f in retention.flags(report))
+        return " ".join(f["en"] for f in rendering.flags(report))
 
     assert flagged(report_of(0.8, 0.2, 0.8)) == ""
-    assert "beats its teacher on rule_pass_rate" in flagged(report_of(0.5, 0.2, 0.9))
+    assert "beats its teacher on Rule pass rate" in flagged(report_of(0.5, 0.2, 0.9))
     assert "few" in flagged(report_of(0.8, 0.2, 0.8, 20))
     report = report_of(0.8, 0.2, 0.8)
     report["models"][2] |= {"weights": "base", "copied_rate": 0.5, "longest_copy": 80}

@@ -27,7 +27,7 @@ from lab.passages import SPAN, Passages, find_leaks
 from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Answer, Pair, Prompt, append_rows, content_id, read_rows, write_json
-from lab.retention import differences, flags, number, retained, retained_intervals, verdict
+from lab.retention import differences, number, retained, retained_intervals, verdict
 from lab.run import Run
 
 LEAKS_LISTED = 50
@@ -218,8 +218,7 @@ def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
     )  # fmt: skip
     asked = len(prompts) + min(PASS_PROMPTS, len(prompts)) * (PASS_SAMPLES - 1)
     progress.begin("compare", len(models) * (asked + ROUNDS + 1))
-    idle = _memory_now()
-    measured = [_measure(run_, config, progress, e, i * asked, texts, idle) for i, e in enumerate(models)]
+    measured = [_measure(run_, config, progress, e, i * asked, texts) for i, e in enumerate(models)]
     for one, speed in zip(measured, _in_turn(models, measured, prompts, progress, len(models) * asked), strict=True):
         one.row.update(speed)
     _against_teacher(measured)
@@ -244,6 +243,8 @@ def _report(
     leaks: list[dict[str, Any]],
     left_out: int,
 ) -> dict[str, Any]:
+    from lab import report as renderings
+
     arms = [m for m in measured if m.row["who"] == "arm"]
     teachers = [m for m in measured if m.row["who"] == "teacher"]
     report: dict[str, Any] = {
@@ -279,7 +280,7 @@ def _report(
         "leak_counts": {s: sum(x["set"] == s for x in leaks) for s in ("reference", "probes", "general", "test")},
     }
     report["verdict"] = verdict(report)
-    report["flags"] = flags(report)
+    report["flags"] = renderings.flags(report)
     return report
 
 
@@ -290,13 +291,16 @@ def _versions() -> dict[str, str]:
     return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def _measure(
-    run_: Run, config: CompareConfig, progress: Progress, entry: Entry, before: int, texts: Texts, idle: int
-) -> Measured:
+def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry, before: int, texts: Texts) -> Measured:
     """Likelihoods, probes, general questions and fresh answers of one model, and what it takes in memory."""
+    # All that a measurement imports, so that no library counts as a model's memory.
+    import peft  # noqa: F401
+
+    from lab import metrics  # noqa: F401
     from lab.models import LocalModel, Sampling, fingerprint, open_model, resolve
 
     _reset_peak()
+    idle = _memory_now()
     model = open_model(entry.spec, entry.revision)
     row: dict[str, Any] = {"who": entry.who, "name": entry.name, "spec": entry.spec, "revision": model.revision}
     samples: dict[str, Sample] = {}
