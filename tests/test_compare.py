@@ -50,7 +50,6 @@ def make_run(home: Path, teacher: str, student: str) -> Run:
     append_rows(made.verdicts_file, [Verdict(p.id, True).row() for p in pairs])
     write_json(made.stage_folder("generate") / "config.json", {"teacher": teacher})
     write_json(made.stage_folder("train") / "config.json", {"student": student})
-    write_json(made.stage_folder("compare") / "config.json", {"judge": "none"})
     return made
 
 
