@@ -463,9 +463,19 @@ def test_the_tab_asks_for_an_account_and_on_a_space_never_takes_the_servers(make
     assert tab.local_token("") == ""
 
 
-def test_on_a_space_the_visitors_own_token_comes_by_sign_in(monkeypatch):
-    import app
+def test_on_a_space_the_visitors_own_token_comes_by_sign_in(tmp_path):
+    """Gradio reads the sign-in's settings when it is imported, so each case has a process of its own."""
+    space = {"SPACE_ID": "somebody/space", "SYSTEM": "spaces", "SPACE_HOST": "somebody-space.hf.space"}
+    oauth = {
+        "OAUTH_CLIENT_ID": "id",
+        "OAUTH_CLIENT_SECRET": "secret",
+        "OAUTH_SCOPES": "openid profile contribute-repos",
+    }
+    oauth |= {"OPENID_PROVIDER_URL": "https://huggingface.co"}
 
-    assert not app.build().expects_oauth, "elsewhere it would refuse to start"
-    monkeypatch.setenv("SPACE_ID", "somebody/space")
-    assert app.build().expects_oauth
+    def expects_oauth(**env):
+        command = [sys.executable, "-c", "import app; print(app.build().expects_oauth)"]
+        return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert expects_oauth(**space, **oauth) == "True"
+    assert expects_oauth() == "False", "elsewhere it would refuse to start"
