@@ -133,7 +133,7 @@ class Endpoint:
                         finish = "length" if choice.finish_reason == "length" else finish
             self.parts.put(("end", finish))
         except (openai.OpenAIError, OSError) as error:
-            self.parts.put(("error", self.model._broken(error)))
+            self.parts.put(("error", self.model.broken(error)))
 
     def step(self, said: Said) -> Said:
         """``said`` with what has arrived since; a part counts as a token, which is how endpoints stream."""

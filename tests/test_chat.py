@@ -176,12 +176,9 @@ def asked(run, table=None, chosen=None, blind=False, prompt="토끼 하루 동�
 def answered(run, table, columns):
     """(columns, notes, table, ballot) after all have spoken."""
     *_, shown = tab.answer(run.id, "en", table, *columns)
-    return (
-        [*shown[: len(table.names)], *[[]] * (tab.SEATS - len(table.names))],
-        shown[tab.SEATS : 2 * tab.SEATS],
-        shown[-2],
-        shown[-1],
-    )
+    said, notes = shown[: tab.SEATS], shown[tab.SEATS : 2 * tab.SEATS]
+    table, ballot = shown[2 * tab.SEATS : 2 * tab.SEATS + 2]
+    return [*said[: len(table.names)], *[[]] * (tab.SEATS - len(table.names))], notes, table, ballot
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Several people on one Space: each sees, starts and stops only their own; nothing that a client sends makes an owner."""
 
 import asyncio
+import os
 import time
 
 import gradio as gr
@@ -10,6 +11,7 @@ from starlette.requests import Request
 
 from lab.config import CompareConfig, FilterConfig, GenerateConfig, TrainConfig
 from lab.problems import Problem
+from lab.records import write_json
 from lab.run import LOCAL_OWNER, home, new_run, runs
 from lab.ui import header, page, shared
 
@@ -192,6 +194,20 @@ def test_too_many_requests_within_a_minute_are_refused_for_their_owner_alone(spa
         shared.slow_down()
     asks(session=user("b"))
     shared.slow_down()
+
+
+def test_on_a_space_everybody_has_one_job_in_line(space):
+    asks(session=user("a"))
+    one, two = header.created("mini", "하나"), header.created("mini", "둘")
+    write_json(one.job_file, {"state": "waiting", "pid": os.getpid()})
+    shared.admit(one)  # its own second job is refused where it is started
+    with pytest.raises(Problem, match="하나"):
+        shared.admit(two)
+    asks(session=user("b"))
+    shared.admit(header.created("mini", ""))
+    asks(session=user("a"))
+    write_json(one.job_file, {"state": "done"})
+    shared.admit(two)
 
 
 def test_the_servers_secret_is_readable_by_its_owner_alone(space):

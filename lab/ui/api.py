@@ -74,7 +74,7 @@ def start(run: str, stage: str = "run", options: dict[str, Any] | None = None) -
             raise Problem(f"Stage {stage} has no option {unknown[0]!r}.", f"{stage} 단계에 없는 옵션: {unknown[0]!r}")
         base = at.config(stage, str(given.get("arm") or "distilled")) if stage == "train" else at.config(stage)
         config = checked(base, **known)
-        shared.slow_down()
+        shared.admit(at)
         shared.allow(config)
         jobs.start(at, [stage, at.id, *form.flags(config, base), "--json"])
     except Problem as problem:

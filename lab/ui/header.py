@@ -107,7 +107,7 @@ def build() -> Page:
                 elem_id="language",
             )
             if shared.shared():
-                gr.LoginButton(size="sm")
+                gr.LoginButton("Hugging Face 로그인 · Sign in", size="sm")
     with gr.Column(elem_id="greeting", visible=False) as greeting:
         hello = gr.HTML(welcome("ko"))
         with gr.Row():
@@ -205,7 +205,7 @@ def chosen(run_id: str | None, language: str) -> list[Any]:
 def start_whole(run: Run, pairs: int, language: str) -> None:
     """Generate, filter, train, compare in a worker."""
     try:
-        shared.slow_down()
+        shared.admit(run)
         for stage in ("generate", "filter", "train", "compare"):
             changes = {"pairs": pairs} if stage == "generate" else {}
             shared.allow(run.config(stage, "distilled" if stage == "train" else "", **changes))

@@ -96,7 +96,7 @@ def build(page: Page) -> tuple[list[Any], Any]:
     def resume(run_id: str | None, language: str) -> None:
         run = needed(run_id, language)
         try:
-            shared.slow_down()
+            shared.admit(run)
             jobs.start(run, list(jobs.look(run).argv))
         except Problem as problem:
             raise told(problem, language) from None

@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 
 from gradio.context import LocalContext
 
+from lab import jobs
 from lab.config import CompareConfig, GenerateConfig, StageConfig
 from lab.problems import Problem
-from lab.run import LOCAL_OWNER, find_run, home, runs
+from lab.run import LOCAL_OWNER, Run, find_run, home, runs
 
 COOKIE = "distillery_guest"
 YEAR = 365 * 24 * 3600
@@ -134,6 +135,23 @@ def room() -> None:
             f"Guests keep {GUEST_RUNS} runs at most. Delete one, or sign in.",
             f"손님은 실험을 {GUEST_RUNS}개까지 둘 수 있습니다. 하나를 지우거나 로그인해 주세요.",
         )
+
+
+def admit(run: Run) -> None:
+    """Before a job starts on a shared Space: Problem when its owner asks too often or has a job in line already.
+
+    Every worker in line holds its libraries in memory, so a line of one visitor's would crowd out the others.
+    """
+    slow_down()
+    if not shared():
+        return
+    for other in runs(owner()):
+        if other.id != run.id and jobs.look(other).state in jobs.GOING:
+            title = other.meta().get("title", other.id)
+            raise Problem(
+                f"Your run {title!r} has a job in line already. On a shared Space everybody has one at a time.",
+                f"다른 실험의 작업이 이미 진행 중입니다({title}). 공유 Space에서는 한 사람이 한 번에 하나씩 실행할 수 있습니다.",
+            )
 
 
 def slow_down() -> None:
