@@ -15,6 +15,7 @@ SYMBOLS = ("square", "circle", "triangle-up", "diamond", "triangle-down", "cross
 RATES = ("rule_pass_rate", "character_rate", "keyword_rate", "pass_at_4", "probes", "general_rate")
 BITS = ("bits_per_byte", "reference_bits_per_byte", "general_bits_per_byte")
 KEPT = ("rule_pass_rate", "judge", "bits_per_byte", "reference_bits_per_byte", "probes", "character_rate", "keyword_rate")  # fmt: skip
+GRID = "rgba(128,110,95,.35)"
 BELOW = 95
 """Pixels for ticks and a legend of three lines, as it has on a phone."""
 WIDEST = 1.5
@@ -201,8 +202,8 @@ def radar(models: list[dict[str, Any]], language: str) -> Any:
         )
     figure.update_layout(
         polar={
-            "radialaxis": {"range": [0, 1], "tickformat": ".0%", "tickfont": {"size": 10}},
-            "angularaxis": {"tickfont": {"size": 11}},
+            "radialaxis": {"range": [0, 1], "tickformat": ".0%", "tickfont": {"size": 10}, "gridcolor": GRID},
+            "angularaxis": {"tickfont": {"size": 11}, "gridcolor": GRID, "linecolor": GRID},
             "bgcolor": "rgba(0,0,0,0)",
         },
         margin={"l": 60, "r": 60, "t": 70, "b": 60},
@@ -213,7 +214,7 @@ def radar(models: list[dict[str, Any]], language: str) -> Any:
 
 def lengths(models: list[dict[str, Any]], language: str) -> Any:
     """How long the stories are."""
-    return _boxes(models, "lengths", blank(say("lengths_chart", language), 130 + 60 * len(models), x=say("length_axis", language)), language)  # fmt: skip
+    return _boxes(models, "lengths", blank(say("lengths_chart", language), 130 + 60 * len(models), x=BY_KEY["mean_characters"].name(language)), language)  # fmt: skip
 
 
 def scores(models: list[dict[str, Any]], language: str) -> Any:

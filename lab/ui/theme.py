@@ -74,6 +74,7 @@ CSS = """
 .measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
 footer { display:none !important; }
 @media (max-width:640px) {
+  .measures { min-width:30rem; } .measures td { overflow-wrap:normal; } .measures td:first-child { max-width:8.5rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
   .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
