@@ -761,7 +761,8 @@ _NOT_A_VERB = frozenset(
 
 
 @cache
-def _kiwi() -> Any:
+def morphemes() -> Any:
+    """The morphological analyser (kiwipiepy.Kiwi), opened at the first need."""
     from kiwipiepy import Kiwi
 
     return Kiwi(num_workers=1)
@@ -819,7 +820,7 @@ def _word_there(word: str, text: str) -> bool:
 @lru_cache(maxsize=20_000)
 def _morphemes(word: str) -> tuple[Any, ...]:
     """The morphemes of one word; stories share most of their words."""
-    return tuple(_kiwi().tokenize(word))
+    return tuple(morphemes().tokenize(word))
 
 
 def _words_like(stem: str, text: str) -> list[Any]:

@@ -3,7 +3,8 @@
 Three kinds: ``mini`` works offline (the embedded teacher's surprise at the story under a small trained model),
 a local instruct model (the expectation over its digit tokens), and an endpoint (``api:MODEL``, JSON).
 
-``python -m lab.judge`` trains the mini judge anew; do it whenever the mini teacher's weights change.
+``python -m lab.judge`` trains the mini judge anew and measures it on the labelled rows; do it whenever the mini
+teacher's weights change. ``python -m lab.judge --evaluate JUDGE`` measures any judge on them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import os
 import random
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from lab.checks import narration, sentences
-from lab.domain import DATA, characters, choices, fill, phrasings, short_name, templates
+from lab.checks import check_pair, morphemes, narration, sentences
+from lab.config import FilterConfig
+from lab.domain import DATA, SLOT, characters, choices, fill, phrasings, short_name, templates, words
 from lab.problems import Problem
 from lab.records import Pair, read_json, write_json
 
@@ -34,6 +36,20 @@ RUBRIC = """3~5세 아이에게 읽어 줄 동화를 심사합니다.
 3점: 어색한 곳이 있지만 읽어 줄 만한 이야기
 2점: 문장이 어색하거나 앞뒤가 맞지 않거나 요청과 다른 글
 1점: 동화가 아니거나 아이에게 해롭거나 알아볼 수 없는 글"""
+ANSWER: Any = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "opinion",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}, "reason": {"type": "string"}},
+            "required": ["score", "reason"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""The structured output that an endpoint is asked for; one that ignores it is still read, if it answers in JSON."""
 FEATURES = (
     "mean",
     "spread",
@@ -43,6 +59,8 @@ FEATURES = (
     "dialogue",
     "name_share",
     "sentence_chars",
+    "unknown_words",
+    "linked",
 )
 
 
@@ -83,8 +101,30 @@ def _open(spec: str) -> Any:
     return open_model(spec)
 
 
-def features(pairs: Sequence[Pair], teacher: str) -> list[list[float]]:
-    """One row of ``FEATURES`` a pair. Surprise is in nats per token under the teacher given the instruction."""
+@cache
+def lexicon() -> frozenset[tuple[str, str]]:
+    """Content morphemes (form, first letter of the tag) that two or more of the story templates use."""
+    from collections import Counter
+
+    stories = Counter(m for t in templates() for m in {m for line in content(SLOT.sub("", t["text"])) for m in line})
+    named = Counter((w, "N") for t in templates() for w in {*t["k1"], *t["k2"]})
+    return frozenset(m for m, n in (stories + named).items() if n > 1)
+
+
+def content(text: str) -> list[set[tuple[str, str]]]:
+    """Nouns, verbs, adjectives and adverbs of every sentence; one-syllable verbs say too little to count."""
+    return [
+        {(t.form, t.tag[0]) for t in tokens if t.tag in ("NNG", "VV", "VA", "MAG", "XR") and len(t.form) > 1}
+        for tokens in morphemes().tokenize(list(sentences(text)))
+    ]
+
+
+def features(pairs: Sequence[Pair], teacher: str) -> list[dict[str, float]]:
+    """One row of ``FEATURES`` a pair. Surprise is in nats per token under the teacher given the instruction.
+
+    ``unknown_words`` is the share of content words that no template teller would use (made-up words);
+    ``linked`` the share of sentences that take up a content word of the sentences before or of the instruction.
+    """
     model = _open(teacher)
     items = [
         (model.chat_ids(p.instruction), model.tokenizer(p.output, add_special_tokens=False)["input_ids"]) for p in pairs
@@ -102,17 +142,26 @@ def features(pairs: Sequence[Pair], teacher: str) -> list[list[float]]:
         means = sorted((sum(p) / len(p) for p in parts if len(p) > 3), reverse=True) or [mean]
         lines = sentences(pair.output) or ("",)
         name = short_name(pair.character) if pair.character.strip() else ""
+        used = content(pair.output)
+        plain = [w for line in used for w in line]
+        said, linked = set().union(*content(pair.instruction)), 0
+        for line in used:
+            linked += bool(line & said)
+            said |= line
         rows.append(
-            [
-                mean,
-                math.sqrt(sum((x - mean) ** 2 for x in loss) / len(loss)),
-                means[0],
-                means[min(1, len(means) - 1)],
-                sum(x > 6 for x in loss) / len(loss),
-                1 - len(narration(pair.output).replace(" ", "")) / max(1, len(pair.output.replace(" ", ""))),
-                sum(name in s for s in lines) / len(lines) if name else 0.3,
-                min(80.0, len(pair.output) / len(lines)),
-            ]
+            {
+                "mean": mean,
+                "spread": math.sqrt(sum((x - mean) ** 2 for x in loss) / len(loss)),
+                "worst_sentence": means[0],
+                "second_worst": means[min(1, len(means) - 1)],
+                "rare_share": sum(x > 6 for x in loss) / len(loss),
+                "dialogue": 1
+                - len(narration(pair.output).replace(" ", "")) / max(1, len(pair.output.replace(" ", ""))),
+                "name_share": sum(name in s for s in lines) / len(lines) if name else 0.3,
+                "sentence_chars": min(80.0, len(pair.output) / len(lines)),
+                "unknown_words": sum(w not in lexicon() for w in plain) / max(1, len(plain)),
+                "linked": linked / max(1, len(used)),
+            }
         )
     return rows
 
@@ -127,41 +176,47 @@ def _mini(pairs: Sequence[Pair], teacher: str = "mini:teacher") -> list[Opinion]
     return [_opinion(row, trained) for row in features(pairs, teacher)]
 
 
-def _opinion(row: list[float], trained: dict[str, Any]) -> Opinion:
+def _opinion(row: dict[str, float], trained: dict[str, Any]) -> Opinion:
     parts = [
-        w * (x - m) / s for w, x, m, s in zip(trained["weights"], row, trained["means"], trained["scales"], strict=True)
+        w * (row[name] - m) / s
+        for name, w, m, s in zip(
+            trained["features"], trained["weights"], trained["means"], trained["scales"], strict=True
+        )
     ]
     # The bias is set in training so that a story at the threshold has probability 0.5 and scores 3.
     good = 1 / (1 + math.exp(-max(-30.0, min(30.0, sum(parts) + trained["bias"]))))
     score = round(1 + 4 * good, 2)
     if score >= 3:
         return score, "문장이 자연스럽습니다."
-    worst = FEATURES[min(range(len(parts)), key=parts.__getitem__)]
+    worst = trained["features"][min(range(len(parts)), key=parts.__getitem__)]
     reasons = {
         "mean": "전체 문장이 동화답지 않거나 어색합니다.",
         "worst_sentence": "몹시 어색한 문장이 있습니다.",
         "second_worst": "어색한 문장이 여럿 있습니다.",
         "rare_share": "뜻을 알기 어려운 낱말이 많습니다.",
         "name_share": "주인공이 이야기에 잘 드러나지 않습니다.",
+        "unknown_words": "동화에서 쓰지 않는 낱말이나 없는 낱말이 많습니다.",
+        "linked": "앞 문장과 이어지지 않는 문장이 많습니다.",
     }
     return score, reasons.get(worst, "문장의 흐름이 고르지 않습니다.")
 
 
+def _question(pair: Pair) -> str:
+    """What a model judge reads: the rubric, the request and the story."""
+    return f"{RUBRIC}\n\n[요청]\n{pair.instruction}\n\n[글]\n{pair.output}\n\n"
+
+
 def _local(pairs: Sequence[Pair], spec: str) -> list[Opinion]:
-    """Expectation over the digits 1-5 as the next token: one forward pass a story, and never unparsable."""
+    """Expectation over the digits 1-5 as the next token: one forward pass a story, and never unparsable.
+
+    The probability that falls on anything else than a digit is left out of account.
+    """
     import torch
 
     model = _open(spec)
     digits = [model.tokenizer(str(d), add_special_tokens=False)["input_ids"][-1] for d in range(1, 6)]
     prompts = [
-        model.messages_ids(
-            [
-                {
-                    "role": "user",
-                    "content": f"{RUBRIC}\n\n[요청]\n{p.instruction}\n\n[글]\n{p.output}\n\n점수를 숫자 하나로만 답하세요.",
-                }
-            ]
-        )
+        model.messages_ids([{"role": "user", "content": _question(p) + "점수를 숫자 하나로만 답하세요."}])
         for p in pairs
     ]
     shares = torch.softmax(model.next_token_logprobs(prompts)[:, digits].float(), dim=-1)
@@ -195,14 +250,14 @@ def _endpoint(pairs: Sequence[Pair], spec: str, tries: int = 3) -> list[Opinion]
         ) from None
 
     def ask(pair: Pair) -> Opinion:
-        content = f'{RUBRIC}\n\n[요청]\n{pair.instruction}\n\n[글]\n{pair.output}\n\nJSON으로만 답하세요: {{"score": 1~5, "reason": "짧은 한국어 이유"}}'
+        content = _question(pair) + 'JSON으로만 답하세요: {"score": 1~5, "reason": "짧은 한국어 이유"}'
         for attempt in range(tries):
             try:
                 answer = client.chat.completions.create(
                     model=spec.removeprefix("api:"),
                     messages=[{"role": "user", "content": content}],
                     temperature=0.0 if attempt == 0 else 0.5,
-                    response_format={"type": "json_object"},
+                    response_format=ANSWER,
                 )
             except openai.OpenAIError as error:
                 raise Problem(
@@ -230,13 +285,18 @@ def filled(rng: random.Random, template: dict) -> Pair:
 
 
 def corrupted(rng: random.Random, pair: Pair, other: Pair) -> Pair:
-    """A story made bad: sentences of another one, shuffled words or syllables, wrong particles, another ending style."""
+    """A story made bad: sentences or nouns of another one, shuffled words or syllables, wrong particles, another ending style."""
     parts = re.findall(r"[^.!?]+[.!?]+[\"”]?\s*", pair.output) or [pair.output]
     foreign = re.findall(r"[^.!?]+[.!?]+[\"”]?\s*", other.output) or [other.output]
-    kind = rng.choice(("mixed", "words", "syllables", "particles", "report"))
+    kind = rng.choice(("mixed", "nouns", "words", "syllables", "particles", "report"))
     if kind == "mixed":
         parts = [rng.choice(foreign) if rng.random() < 0.5 else p for p in parts]
         rng.shuffle(parts)
+    elif kind == "nouns":
+        strange = [w for group in words().values() for w in group]
+        known = re.compile("|".join(sorted(map(re.escape, strange), key=len, reverse=True)))
+        parts = [known.sub(lambda m: rng.choice(strange) if rng.random() < 0.6 else m[0], p) for p in parts]
+        parts = [rng.choice(foreign) if rng.random() < 0.25 else p for p in parts]
     elif kind == "words":
         parts = [" ".join(rng.sample(w := p.split(), len(w))) + " " if rng.random() < 0.6 else p for p in parts]
     elif kind == "syllables":
@@ -254,48 +314,92 @@ def corrupted(rng: random.Random, pair: Pair, other: Pair) -> Pair:
     return Pair("", pair.instruction, "".join(parts).strip(), pair.character, pair.keywords)
 
 
+def labelled() -> list[tuple[Pair, dict[str, Any]]]:
+    """The rows that people labelled (filter_dev), each beside its label."""
+    fixture = DATA.parent / "tests" / "fixtures" / "filter_dev.jsonl"
+    rows = [json.loads(line) for line in fixture.read_text("utf-8").splitlines()]
+    return [(Pair("", r["instruction"], r["output"], r["character"], tuple(r["keywords"])), r) for r in rows]
+
+
 def train(teacher: str, count: int = 400, seed: int = 0) -> dict[str, Any]:
     """Fit the mini judge and write data/mini/judge.json.
 
     Good: filled templates, and stories that people labelled good (filter_dev) beside them, as the teacher knows its
-    templates by heart. Bad: corrupted copies of both. The threshold keeps 97 % of the people's good stories.
+    templates by heart. Bad: corrupted copies of both. The threshold keeps 97 % of the people's good stories, each
+    scored by a model that has not seen it (five folds).
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     rng = random.Random(seed)
-    fixture = DATA.parent / "tests" / "fixtures" / "filter_dev.jsonl"
-    labelled = [json.loads(line) for line in fixture.read_text("utf-8").splitlines()]
-    people = [
-        Pair("", r["instruction"], r["output"], r["character"], tuple(r["keywords"]))
-        for r in labelled
-        if r["label"] == "keep"
-    ]
+    people = [pair for pair, r in labelled() if r["label"] == "keep"]
     good = [filled(rng, t) for t in rng.sample(templates(), min(count, len(templates())) // 2)] + people
     bad = [corrupted(rng, p, rng.choice(good)) for p in good]
-    x = np.array(features(good + bad, teacher))
+    x = np.array([[row[name] for name in FEATURES] for row in features(good + bad, teacher)])
     y = np.array([1] * len(good) + [0] * len(bad))
-    weight = np.array([3.0 if i % len(good) >= len(good) - len(people) else 1.0 for i in range(len(y))])
+    mine = len(good) - len(people)
+    human = np.array([i % len(good) >= mine for i in range(len(y))])
     means, scales = x.mean(0), x.std(0) + 1e-6
-    model = LogisticRegression(C=0.3, max_iter=1000).fit((x - means) / scales, y, sample_weight=weight)
-    raw = ((x - means) / scales) @ model.coef_[0]
-    threshold = float(np.quantile(raw[len(good) - len(people) : len(good)], 0.03))
+    x = (x - means) / scales
+
+    def fitted(rows: np.ndarray) -> Any:
+        weight = np.where(human, 3.0, 1.0)[rows]
+        return LogisticRegression(C=0.3, max_iter=1000).fit(x[rows], y[rows], sample_weight=weight)
+
+    # A story and its corrupted copy fall into the same fold.
+    fold = np.array([i % len(good) % 5 for i in range(len(y))])
+    unseen = np.zeros(len(y))
+    for k in range(5):
+        unseen[fold == k] = x[fold == k] @ fitted(fold != k).coef_[0]
+    threshold = float(np.quantile(unseen[mine : len(good)], 0.03))
     trained = {
         "features": list(FEATURES),
-        "weights": model.coef_[0].tolist(),
+        "weights": fitted(np.ones(len(y), bool)).coef_[0].tolist(),
         "bias": -threshold,
         "means": means.tolist(),
         "scales": scales.tolist(),
         "kept": {
-            "good": float((raw[: len(good)] >= threshold).mean()),
-            "corrupted": float((raw[len(good) :] >= threshold).mean()),
+            "people": float((unseen[mine : len(good)] >= threshold).mean()),
+            "templates": float((unseen[:mine] >= threshold).mean()),
+            "corrupted": float((unseen[len(good) :] >= threshold).mean()),
         },
     }
     write_json(MODEL_FILE, trained)
     return trained
 
 
+def evaluate(spec: str = "mini") -> dict[str, Any]:
+    """Any judge on the labelled rows at the threshold 3: shares of the good kept and of the judge-level drops caught.
+
+    ``rules`` alone, ``judge`` alone and ``both``; ``missed`` counts by reason what neither sees. The mini judge has met
+    the good rows in training, but no bad one.
+    """
+    rows = labelled()
+    config = FilterConfig()
+    faulty = [bool(check_pair(pair, config)[0]) for pair, _ in rows]
+    low = [score is not None and score < config.min_score for score, _ in judge_pairs([p for p, _ in rows], spec)]
+    drops = {"rules": faulty, "judge": low, "both": [a or b for a, b in zip(faulty, low, strict=True)]}
+    good = [i for i, (_, r) in enumerate(rows) if r["label"] == "keep"]
+    bad = [i for i, (_, r) in enumerate(rows) if r.get("level") == "judge"]
+    missed: dict[str, int] = {}
+    for i in bad:
+        for reason in () if drops["both"][i] else rows[i][1]["reasons"]:
+            missed[reason] = missed.get(reason, 0) + 1
+    return {
+        name: {
+            "good_kept": round(1 - sum(dropped[i] for i in good) / len(good), 3),
+            "judge_level_caught": round(sum(dropped[i] for i in bad) / len(bad), 3),
+        }
+        for name, dropped in drops.items()
+    } | {"missed": missed}
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Train the mini judge anew for the mini teacher's present weights.")
+    parser = argparse.ArgumentParser(
+        description="Train the mini judge for the mini teacher's weights, or measure a judge."
+    )
     parser.add_argument("--teacher", default="mini:teacher")
-    print(json.dumps(train(parser.parse_args().teacher)["kept"]))
+    parser.add_argument("--evaluate", metavar="JUDGE", help="measure this judge (mini, a model) and train nothing")
+    given = parser.parse_args()
+    kept = {} if given.evaluate else train(given.teacher)["kept"]
+    print(json.dumps({"kept": kept, **evaluate(given.evaluate or "mini")}, ensure_ascii=False))

@@ -205,7 +205,7 @@ def _build_ledger(page: Page) -> None:
     shelf = gr.HTML(js_on_load=ON_CARD, css_template=CARD_CSS, elem_id="ledger")
     gr.on([show.input, why.input, text.input], lambda: 1, None, number, **QUIET)
     inputs = (show, why, text, number)
-    page.show(rows, [shelf], lambda run: [run.verdicts_file], inputs)
+    page.show(rows, [shelf], lambda run: [run.verdicts_file], inputs, programmed=True)
 
     def act(
         run_id: str | None, language: str, show: str, why: str, text: str, number: float, event: gr.EventData

@@ -88,7 +88,7 @@ def build(page: Page) -> None:
         out = page.label(gr.Button("", min_width=140), value="csv_out")
         back = page.label(gr.UploadButton(file_types=[".csv"], min_width=140), label="csv_in")
     made = gr.File(visible=False, show_label=False, elem_id="csv")
-    page.show(view, [desk], lambda run: [run.verdicts_file], (who,))
+    page.show(view, [desk], lambda run: [run.verdicts_file], (who,), programmed=True)
     page.show(
         summary,
         [facts, words, best],
