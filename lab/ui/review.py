@@ -77,7 +77,9 @@ def build(page: Page) -> None:
     page.about("about_review")
     with gr.Row():
         who = page.label(
-            gr.Textbox("", max_length=40, elem_id="reviewer", min_width=200), label="reviewer", placeholder="reviewer_hint"
+            gr.Textbox("", max_length=40, elem_id="reviewer", min_width=200),
+            label="reviewer",
+            placeholder="reviewer_hint",
         )
     desk = gr.HTML(js_on_load=PRESS, css_template=CSS, elem_id="desk")
     facts = gr.HTML(elem_id="review-facts")
