@@ -281,13 +281,14 @@ class LocalModel:
         """Seconds of a decoding step for batches of 1, 4, 16, 64, 256 rows, each halfway through its story.
 
         Measured, a second or so for a small model: what the best batch and the minutes of a run are read from. Ends
-        at the memory's limit and at the first size that brings less than a tenth more tokens per second.
+        at the memory's limit and at the second size in a row that brings less than a tenth more tokens per second:
+        a single one may be noise of a busy machine, which once cost a whole run its batches.
         """
         prompt = self.chat_ids(instruction)
         context = torch.tensor([(prompt * (1 + sampling.max_new_tokens // 2 // len(prompt)))], device=self.device)
         most = self.default_batch(len(prompt) + sampling.max_new_tokens)
         found: dict[int, float] = {}
-        size = 1
+        size, idle = 1, 0
         while size <= most:
             try:
                 cache = _cache(self.model)
@@ -300,8 +301,9 @@ class LocalModel:
                 self._free()
                 break
             found[size] = min(times[1:])
-            before = found.get(size // 4)
-            if before and size / found[size] < 1.1 * size / 4 / before:
+            fastest = max((n / seconds for n, seconds in found.items() if n < size), default=0.0)
+            idle = idle + 1 if size / found[size] < 1.1 * fastest else 0
+            if idle == 2:
                 break
             size = size * 4 if size * 4 <= most or size == most else most
         return found
