@@ -7,6 +7,10 @@
 The teacher learns from clean stories. The student base learns from noisier text of the same kind: part of its
 stories answer another request, loop, break off or mix up their words. It therefore knows the chat format and
 the language, and distillation has something real to teach it.
+
+Stories alone teach a model this small plots by heart and no name: what makes it tell about the asked character is
+(1) a tokenizer that writes a name the same wherever it stands, (2) attention that begins wired for copying, and
+(3) a first phase in which only names and key words count.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ import random
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from lab import domain
@@ -43,6 +48,31 @@ QWEN_PATTERN = (
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One stretch of training with its own warm-up and its own cosine down to a tenth of the learning rate."""
+
+    steps: int
+    tokens: int
+    """Tokens of a batch, prompts and padding included."""
+    optimizer: str
+    """``adam`` for everything, or ``muon`` for the layers' matrices beside AdamW for the rest."""
+    lr: float
+    rest_lr: float
+    slot_weight: tuple[float, float]
+    """How much more a token of an asked name or key word counts than any other: at first, and from 60 % on."""
+    wild_words: tuple[float, float]
+    """Share of key words that suit no template, at first and from 60 % on: only copying foretells those."""
+    noise: float
+    """Share of stories that are spoilt on purpose."""
+    frozen: int
+    """Steps during which the wired attention stays as it is."""
+    stop: int | None = None
+    """Step at which the phase is left although its cosine goes on."""
+    phrasings: int | None = None
+    """How many of the plainest phrasings are used; None means all."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Shape and schedule of one of the two models."""
 
@@ -50,19 +80,39 @@ class Recipe:
     layers: int
     heads: int
     feed_forward: int
-    tokens_per_batch: int
-    phases: tuple[tuple[int, float, float], ...]
-    """(steps, share of copying exercises, Muon learning rate) one after another, each with its own cosine."""
-    adam_lr: float
-    noise: float
-    """Share of training stories that are spoilt on purpose."""
     seed: int
+    phases: tuple[Phase, ...]
 
 
 RECIPES = {
-    "teacher": Recipe(320, 6, 5, 1024, 4096, ((1500, 0.0, 0.02), (130, 0.8, 0.02)), 3e-3, 0.0, 1),
-    "student": Recipe(160, 4, 4, 448, 4096, ((250, 0.1, 0.02),), 4e-3, 0.6, 2),
+    "teacher": Recipe(
+        hidden=320,
+        layers=6,
+        heads=5,
+        feed_forward=1024,
+        seed=1,
+        phases=(
+            Phase(200, 2048, "adam", 7e-4, 7e-4, (500, 500), (0.2, 0.2), noise=0.0, frozen=200, phrasings=4),
+            Phase(120, 2048, "adam", 7e-4, 7e-4, (20, 20), (0.2, 0.2), noise=0.0, frozen=120),
+            Phase(1200, 3072, "muon", 0.007, 1e-3, (15, 4), (0.8, 0.2), noise=0.0, frozen=800, stop=800),
+            Phase(900, 3072, "muon", 0.008, 1.5e-3, (4, 4), (0.25, 0.25), noise=0.0, frozen=450),
+        ),
+    ),
+    "student": Recipe(
+        hidden=160,
+        layers=4,
+        heads=4,
+        feed_forward=448,
+        seed=2,
+        phases=(
+            Phase(300, 2048, "adam", 1e-3, 1e-3, (500, 500), (0.5, 0.5), noise=0.0, frozen=300, phrasings=4),
+            Phase(200, 2048, "adam", 1e-3, 1e-3, (20, 20), (0.5, 0.5), noise=0.0, frozen=200),
+            Phase(1200, 3072, "muon", 0.007, 1.5e-3, (15, 4), (0.8, 0.2), noise=0.5, frozen=800),
+        ),
+    ),
 }
+PLAIN_PHRASINGS = ("i02", "i01", "i09", "i12")
+ROPE_THETA = 1e6
 TEMPLATES_HELD_OUT = 40
 
 
@@ -87,7 +137,7 @@ def _name_syllables() -> tuple[str, ...]:
 
 
 def _random_character(rng: random.Random) -> str:
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         return rng.choice(domain.characters())
     syllables = _name_syllables()
     name = "".join(rng.choice(syllables) for _ in range(rng.choice((1, 2, 2, 2, 3))))
@@ -111,24 +161,21 @@ def _kin(words: tuple[str, ...]) -> tuple[str, ...]:
     return best if len(set(best) & set(words)) >= 2 else words
 
 
-def _keyword(own: list[str], rng: random.Random) -> str:
-    chance = rng.random()
-    if chance < 0.60:
-        return rng.choice(own)
-    if chance < 0.82:
-        return rng.choice(_kin(tuple(own)))
-    return rng.choice(_all_words())
+def _keyword(own: list[str], wild: float, rng: random.Random) -> str:
+    if rng.random() < wild:
+        return rng.choice(_all_words())
+    return rng.choice(own) if rng.random() < 0.75 else rng.choice(_kin(tuple(own)))
 
 
-def example(templates: tuple[dict, ...], rng: random.Random) -> dict:
-    """One clean training example of a group that belongs to the training split.
+def example(templates: tuple[dict, ...], phrasings: tuple[dict, ...], rng: random.Random, wild: float = 0.2) -> dict:
+    """One clean training example of a group that belongs to the training split; ``wild`` is the share of any word.
 
     Returns instruction, output, character, keywords.
     """
     template = rng.choice(templates)
     while True:
         character, friend = _random_character(rng), _random_character(rng)
-        pair = (_keyword(template["k1"], rng), _keyword(template["k2"], rng))
+        pair = (_keyword(template["k1"], wild, rng), _keyword(template["k2"], wild, rng))
         if pair[0] != pair[1] and domain.split_of(character, pair) == "train":
             break
     slots = {
@@ -140,7 +187,7 @@ def example(templates: tuple[dict, ...], rng: random.Random) -> dict:
         "k2": pair[1],
     }
     output = domain.fill(template["text"], slots)
-    phrasing = rng.choice(domain.phrasings())
+    phrasing = rng.choice(phrasings)
     lists = domain.choices()
     slots["place"] = template["place"] if rng.random() < 0.5 else rng.choice(lists["place"])
     slots["moral"] = template["theme"] if rng.random() < 0.5 else rng.choice(lists["moral"])
@@ -166,12 +213,12 @@ def _opened(text: str, story: str, rng: random.Random) -> tuple[str, str]:
     return sentence, f"{sentence} {story}"
 
 
-def spoil(row: dict, templates: tuple[dict, ...], rng: random.Random) -> dict:
+def spoil(row: dict, templates: tuple[dict, ...], phrasings: tuple[dict, ...], rng: random.Random) -> dict:
     """The same request with an answer as a weak model gives it: another story, a loop, a break, mixed words."""
     sentences = re.split(r"(?<=[.!?])\s+", row["output"])
     kind = rng.choice(("other", "other", "other", "loop", "cut", "mixed", "shuffled"))
     if kind == "other":
-        output = example(templates, rng)["output"]
+        output = example(templates, phrasings, rng)["output"]
     elif kind == "loop":
         at = rng.randrange(len(sentences))
         output = " ".join(sentences[:at] + [sentences[at]] * rng.randint(3, 8) + sentences[at + 1 : at + 3])
@@ -186,8 +233,36 @@ def spoil(row: dict, templates: tuple[dict, ...], rng: random.Random) -> dict:
     return row | {"output": output}
 
 
+@cache
+def _after_slots() -> str:
+    """Syllables that follow a name or a word at least ten times in our texts: particles and the like."""
+    seen: Counter[str] = Counter()
+    for row in (*domain.templates(), *domain.phrasings()):
+        seen.update(re.findall(r"\}([가-힣])", row["text"]))
+        for slot in domain.SLOT.finditer(row["text"]):
+            seen.update(form[0] for form in (slot[2], slot[3]) if form)
+    return "".join(ch for ch, count in seen.items() if count >= 10)
+
+
+def _learned_merges(pieces: list[str]) -> list[tuple[str, str]]:
+    """The merges of a BPE over characters in which a particle's first syllable only ever begins an entry."""
+    before_particle = re.compile(rf"(?<=[가-힣])(?=[{_after_slots()}])")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated")
+    tokenizer.train_from_iterator(
+        [part for piece in pieces for part in before_particle.split(piece)],
+        trainers.BpeTrainer(vocab_size=3 * VOCABULARY, min_frequency=2, show_progress=False),
+    )
+    return [tuple(m) for m in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
 def build_tokenizer() -> None:
-    """Learn a byte-level BPE of Korean story text in which names, words and their particles stay apart."""
+    """Learn a byte-level BPE of Korean story text that writes a name or a word the same wherever it stands.
+
+    Bytes are merged into whole characters first, and no entry carries a particle's first syllable after another
+    syllable. A plain byte-level BPE fused names with their particles and cut syllables between bytes: 37 % of the
+    asked names were other tokens in the story than in the request, and no model learned to copy them.
+    """
     pieces: list[str] = []
     for template in domain.templates():
         pieces += [p for p in re.split(r"\{[^{}]*\}", template["text"]) if p]
@@ -195,49 +270,27 @@ def build_tokenizer() -> None:
     pieces += [f" {w}" for w in _all_words()] * 20
     pieces += [x for values in domain.choices().values() for x in values] * 2
     pieces += [f" {k}" for k in _kinds()] * 3
-    pieces += ["".join(f" {s}" for s in _name_syllables())] * 30
-    pieces += list(_name_syllables()) * 30
-    pieces += [
-        "은",
-        "는",
-        "이",
-        "가",
-        "을",
-        "를",
-        "과",
-        "와",
-        "으로",
-        "로",
-        "이랑",
-        "랑",
-        "아",
-        "야",
-        "에게",
-        "도",
-    ] * 50
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    special = [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    tokenizer.train_from_iterator(
-        pieces,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    model = json.loads(tokenizer.to_str())["model"]
+    pieces += [f" {s}" for s in _name_syllables()] * 30
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+    def encoded(text: str) -> str:
+        return byte_level.pre_tokenize_str(text)[0][0]
+
+    characters = sorted({ch for piece in pieces for ch in (*piece, *_name_syllables()) if len(ch.encode()) in (2, 3)})
+    merges = [(code[:i], code[i]) for i in (1, 2) for code in map(encoded, characters) if len(code) > i]
+    merges += [(encoded(left), encoded(right)) for left, right in _learned_merges(pieces)]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {entry: i for i, entry in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    used = []
+    for left, right in dict.fromkeys(merges):
+        if len(vocab) == VOCABULARY:
+            break
+        vocab.setdefault(left + right, len(vocab))
+        used.append((left, right))
     wrapped = Qwen2Tokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(m) for m in model["merges"]],
+        vocab=vocab,
+        merges=used,
         unk_token=None,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
@@ -250,33 +303,48 @@ def build_tokenizer() -> None:
     print(f"tokenizer: {len(wrapped)} entries")
 
 
-def _encode(rows: list[dict], tokenizer: Qwen2Tokenizer) -> list[tuple[list[int], int]]:
-    """(ids, where the answer begins) of each row in the chat format; one in ten is a story without a request."""
-    encoded = []
-    for row in rows:
-        prompt = "" if row.get("bare") else f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
-        before = tokenizer(prompt).input_ids
-        encoded.append((before + tokenizer(row["output"] + "<|im_end|>").input_ids, len(before)))
-    return encoded
+@dataclass(frozen=True)
+class Batch:
+    """Token ids and, for each, its weight in the loss: 0 for requests and padding. Both (rows, tokens)."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
 
 
-def _batches(
-    recipe: Recipe, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...], seed: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches (input ids, attention mask, labels), cut to similar length; labels only on answers."""
+def _encode(row: dict, tokenizer: Qwen2Tokenizer, slot_weight: float) -> tuple[list[int], list[float]]:
+    """Ids and weights of one row in the chat format; a bare row is a story without a request."""
+    prompt = "" if row["bare"] else f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
+    before = tokenizer(prompt).input_ids
+    text = row["output"] + "<|im_end|>"
+    answer = tokenizer(text, return_offsets_mapping=True)
+    slots = (domain.short_name(row["character"]), *row["keywords"])
+    spans = [match.span() for slot in slots for match in re.finditer(re.escape(slot), text)]
+    weights = [
+        slot_weight if any(begin < b and end > a for a, b in spans) else 1.0 for begin, end in answer.offset_mapping
+    ]
+    return before + answer.input_ids, [0.0] * len(before) + weights
+
+
+def _batches(phase: Phase, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...], seed: str) -> Iterator[Batch]:
+    """Endless batches of stories of similar length."""
     rng = random.Random(seed)
+    phrasings = domain.phrasings()
+    if phase.phrasings:
+        phrasings = tuple(p for p in phrasings if p["id"] in PLAIN_PHRASINGS[: phase.phrasings])
+    made = 0
     while True:
+        progress = min(1.0, made / (0.6 * phase.steps))
+        slot_weight, wild = (a + (b - a) * progress for a, b in (phase.slot_weight, phase.wild_words))
         rows = []
         for _ in range(128):
-            row = example(templates, rng)
-            if rng.random() < recipe.noise:
-                row = spoil(row, templates, rng)
-            row["bare"] = rng.random() < 0.1
-            rows.append(row)
-        encoded = sorted(_encode(rows, tokenizer), key=lambda x: len(x[0]))
+            row = example(templates, phrasings, rng, wild)
+            if rng.random() < phase.noise:
+                row = spoil(row, templates, phrasings, rng)
+            rows.append(row | {"bare": rng.random() < 0.03})
+        encoded = sorted((_encode(row, tokenizer, slot_weight) for row in rows), key=lambda x: len(x[0]))
         groups, group = [], []
         for item in encoded:
-            if group and (len(group) + 1) * len(item[0]) > recipe.tokens_per_batch:
+            if group and (len(group) + 1) * len(item[0]) > phase.tokens:
                 groups.append(group)
                 group = []
             group.append(item)
@@ -284,120 +352,179 @@ def _batches(
         rng.shuffle(groups)
         for group in groups:
             width = max(len(ids) for ids, _ in group)
-            ids = torch.zeros(len(group), width, dtype=torch.long)
-            labels = torch.full((len(group), width), -100)
-            for i, (row, start) in enumerate(group):
-                ids[i, : len(row)] = torch.tensor(row)
-                labels[i, max(start, 1) : len(row)] = torch.tensor(row[max(start, 1) :])
-            yield ids, labels
+            ids, weights = torch.zeros(len(group), width, dtype=torch.long), torch.zeros(len(group), width)
+            for i, (row_ids, row_weights) in enumerate(group):
+                ids[i, : len(row_ids)] = torch.tensor(row_ids)
+                weights[i, : len(row_ids)] = torch.tensor(row_weights)
+            weights[:, 0] = 0
+            yield Batch(ids, weights)
+            made += 1
 
 
-def _loss(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens; right padding needs no mask under causal attention."""
-    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-    target = labels[:, 1:]
-    kept = target != -100
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]).float(), target[kept])
+def _token_losses(model: Qwen2ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and weight of every answer token; right padding needs no mask under causal attention."""
+    hidden = model.model(input_ids=batch.ids).last_hidden_state[:, :-1]
+    weights = batch.weights[:, 1:]
+    kept = weights > 0
+    losses = torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[kept]).float(), batch.ids[:, 1:][kept], reduction="none"
+    )
+    return losses, weights[kept]
 
 
-def _copying(rng: random.Random, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of random token strings that stand twice; only the second time is learned.
+@torch.no_grad()
+def wire_for_copying(model: Qwen2ForCausalLM) -> None:
+    """Set the first weights so that the untrained model already continues what stood in its context before.
 
-    Stories alone never taught the models to copy: 1,500 steps memorised every plot and still named the asked
-    character in 5 of 100 stories. These strings can be foretold in no other way.
+    Layer 0, head 0 looks one token back (a phase between query and key biases that the rotary embedding turns into a
+    peak at distance 1) and notes what it saw; three heads of layer 1 look for tokens with a note of the present
+    token and copy them (an induction head, Olsson et al. 2022); layers 2 and 3 copy whatever they attend to. Nothing
+    here knows Korean: a string of random tokens that stands twice is continued with 97 % accuracy. The same stories
+    without this, and with 6 million tokens, named the asked character in 5 of 100 stories.
     """
-    length = rng.choice((8, 12, 16, 24, 32, 40))
-    generator = torch.Generator().manual_seed(rng.getrandbits(48))
-    half = torch.randint(3, VOCABULARY, (tokens // (2 * length), length), generator=generator)
-    ids = torch.cat([half, half], dim=1)
-    labels = ids.clone()
-    labels[:, : length + 1] = -100
-    return ids, labels
+    config = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    size = width // heads
+    half = size // 2
+    generator = torch.Generator().manual_seed(3)
+
+    def orthonormal(rows: int) -> torch.Tensor:
+        return torch.linalg.qr(torch.randn(width, rows, generator=generator))[0].T.contiguous()
+
+    frequencies = ROPE_THETA ** (-torch.arange(half) / half)
+    fast = [i for i in range(half) if frequencies[i] > 0.02]
+    slow = [i for i in range(half) if frequencies[i] < 0.004]
+    slow += [i + half for i in slow]
+    model.model.embed_tokens.weight *= 2.5
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight *= 0.3
+        layer.mlp.down_proj.weight *= 0.3
+
+    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    seen, note = orthonormal(len(slow)), orthonormal(len(slow)).T
+    first.q_proj.weight[:size] *= 0.1
+    first.k_proj.weight[:size] *= 0.1
+    sharpness = 6.5
+    for i in fast:
+        first.k_proj.bias[i] = sharpness
+        first.q_proj.bias[i] = sharpness * math.cos(frequencies[i])
+        first.q_proj.bias[i + half] = -sharpness * math.sin(frequencies[i])
+    first.v_proj.weight[: len(slow)] = seen
+    first.o_proj.weight[:, : len(slow)] = 0.1 * note
+
+    copying = min(3, heads - 1)
+    values = orthonormal(copying * size)
+    for head in range(copying):
+        rows = slice(head * size, (head + 1) * size)
+        second.q_proj.weight[rows] *= 0.1
+        second.k_proj.weight[rows] *= 0.1
+        second.q_proj.weight[torch.tensor(slow) + head * size] = 2 * seen
+        second.k_proj.weight[torch.tensor(slow) + head * size] = 2 * note.T
+        second.v_proj.weight[rows] = values[rows]
+        second.o_proj.weight[:, rows] = 0.2 * values[rows].T
+    for layer in model.model.layers[2:4]:
+        values = orthonormal(width)
+        layer.self_attn.v_proj.weight.copy_(0.7 * values)
+        layer.self_attn.o_proj.weight.copy_(0.3 / 0.7 * values.T)
 
 
-def train(name: str, phase: int) -> None:
-    """Train ``teacher`` or ``student`` from ``phase`` (0 is from scratch) on; print time, loss, held-out loss; save.
+def _wired(model: Qwen2ForCausalLM) -> list[torch.nn.Parameter]:
+    """The parameters that carry the wiring."""
+    attention = [layer.self_attn for layer in model.model.layers[:4]]
+    whole = [p for part in attention[:2] for p in part.parameters()]
+    return whole + [p for part in attention[2:] for m in (part.v_proj, part.o_proj) for p in m.parameters()]
 
-    Hidden matrices are trained by Muon, the rest by AdamW; each phase has a short warm-up and a cosine to a tenth.
+
+def _new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+    torch.manual_seed(recipe.seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=recipe.hidden,
+            intermediate_size=recipe.feed_forward,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+            bos_token_id=None,
+            eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        )
+    )
+    wire_for_copying(model)
+    return model
+
+
+def train(name: str, first: int = 0) -> None:
+    """Train ``teacher`` or ``student`` from phase ``first`` on (0 is from scratch), saving after each phase.
+
+    Prints time, loss, and the loss on names and key words (slots) and on all other tokens, for templates that are
+    trained on (known) and for templates that never are (held out).
     """
     recipe = RECIPES[name]
-    torch.manual_seed(recipe.seed)
     tokenizer = Qwen2Tokenizer.from_pretrained(MINI / name)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.feed_forward,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+    model = (
+        Qwen2ForCausalLM.from_pretrained(MINI / name, dtype=torch.float32) if first else _new_model(recipe, tokenizer)
     )
-    model = Qwen2ForCausalLM.from_pretrained(MINI / name, dtype=torch.float32) if phase else Qwen2ForCausalLM(config)
-    known, held_out = _template_split()
-    batches = _batches(recipe, tokenizer, known, f"{name}-{recipe.seed}-{phase}")
-    clean = replace(recipe, noise=0.0)
-    checks = {
-        "known": next(_batches(clean, tokenizer, known, "check-known")),
-        "held-out": next(_batches(clean, tokenizer, held_out, "check-held-out")),
-        "copying": _copying(random.Random(0), 2048),
-    }
     print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    for number, (steps, copy_share, muon_lr) in enumerate(recipe.phases[phase:], phase):
-        _train_phase(model, name, recipe, steps, copy_share, muon_lr, batches, checks, number)
+    for number, phase in enumerate(recipe.phases[first:], first):
+        _train_phase(model, tokenizer, phase, f"{name} {number}")
         save(model, name)
 
 
-def _train_phase(
-    model: Qwen2ForCausalLM,
-    name: str,
-    recipe: Recipe,
-    steps: int,
-    copy_share: float,
-    muon_lr: float,
-    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    checks: dict[str, tuple[torch.Tensor, torch.Tensor]],
-    number: int,
-) -> None:
+def _train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase, title: str) -> None:
+    known, held_out = _template_split()
+    clean = replace(phase, noise=0.0, wild_words=(0.3, 0.3))
+    checks = {
+        label: next(_batches(clean, tokenizer, templates, f"check {label}"))
+        for label, templates in (("known", known), ("held out", held_out))
+    }
+    batches = _batches(phase, tokenizer, known, title)
+    wired = _wired(model)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=muon_lr, momentum=0.95, weight_decay=0.0, ns_steps=4),
-        torch.optim.AdamW(rest, lr=recipe.adam_lr * muon_lr / 0.02, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    if phase.optimizer == "muon":
+        optimizers = [
+            torch.optim.Muon(matrices, lr=phase.lr, momentum=0.95, weight_decay=0.0, ns_steps=4),
+            torch.optim.AdamW(rest, lr=phase.rest_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+    else:
+        groups = [{"params": matrices, "lr": phase.lr, "weight_decay": 0.05}, {"params": rest, "lr": phase.rest_lr}]
+        optimizers = [torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
 
     def schedule(step: int) -> float:
-        return min(1.0, (step + 1) / 40) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / steps)))
+        return min(1.0, (step + 1) / 20) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / phase.steps)))
 
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
-    rng = random.Random(f"copying-{name}-{number}")
-    started, seen, running = time.time(), 0, None
+    started, seen, running = time.time(), 0, math.nan
     model.train()
-    for step in range(steps):
-        copying = rng.random() < copy_share
-        ids, labels = _copying(rng, recipe.tokens_per_batch // 2) if copying else next(batches)
-        loss = _loss(model, ids, labels)
+    last = phase.stop or phase.steps
+    for step in range(last):
+        for parameter in wired:
+            parameter.requires_grad_(step >= phase.frozen)
+        batch = next(batches)
+        losses, weights = _token_losses(model, batch)
+        loss = (losses * weights).sum() / weights.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        seen += ids.numel()
-        if not copying:
-            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            with torch.no_grad():
-                report = {k: _loss(model, *batch).item() for k, batch in checks.items()}
+        seen += batch.ids.numel()
+        running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
+        if (step + 1) % 50 == 0 or step + 1 == last:
             spent = time.time() - started
-            print(
-                f"phase {number} step {step + 1}/{steps} {spent:.0f} s {seen / spent:,.0f} tokens/s "
-                f"loss {running or math.nan:.3f} " + " ".join(f"{k} {v:.3f}" for k, v in report.items()),
-                flush=True,
-            )
+            report = [f"{title}: step {step + 1}/{phase.steps} {spent:.0f} s {seen / spent:,.0f} tokens/s"]
+            report.append(f"loss {running:.3f}")
+            for label, check in checks.items():
+                with torch.no_grad():
+                    losses, weights = _token_losses(model, check)
+                slots = weights > 1
+                report.append(f"{label}: slots {losses[slots].mean():.2f} others {losses[~slots].mean():.2f}")
+            print(" | ".join(report), flush=True)
 
 
 def save(model: Qwen2ForCausalLM, name: str) -> None:

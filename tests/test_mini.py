@@ -1,0 +1,69 @@
+"""The embedded pair: its tokenizer, its wiring and its training text."""
+
+import random
+import re
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen2Tokenizer
+
+from lab import domain, mini
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Qwen2Tokenizer.from_pretrained(mini.MINI / "teacher")
+
+
+def tokens_of(word, text, tokenizer):
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    return {
+        tuple(i for i, (a, b) in zip(encoded.input_ids, encoded.offset_mapping, strict=True) if a < end and b > begin)
+        for begin, end in (match.span() for match in re.finditer(re.escape(word), text))
+    }
+
+
+def test_names_are_the_same_tokens_in_the_request_and_in_the_story(tokenizer):
+    rng = random.Random(0)
+    same = []
+    for _ in range(100):
+        row = mini.example(domain.templates(), domain.phrasings(), rng)
+        name = domain.short_name(row["character"])
+        asked = tokens_of(name, row["instruction"], tokenizer)
+        same += [written in asked for written in tokens_of(name, row["output"], tokenizer)]
+    assert sum(same) / len(same) > 0.95
+
+
+def test_no_syllable_is_cut_between_tokens(tokenizer):
+    text = domain.fill(domain.templates()[0]["text"], dict.fromkeys(("A", "a", "B", "b", "k1", "k2"), "버드나무"))
+    assert all("\ufffd" not in tokenizer.decode([i]) for i in tokenizer(text).input_ids)
+
+
+def test_teacher_and_student_share_the_tokenizer():
+    text = '토끼 하루가 3시에 "안녕!" 하고 웃었어요. 꿈틀★'
+    ids = [AutoTokenizer.from_pretrained(mini.MINI / name)(text).input_ids for name in mini.RECIPES]
+    assert ids[0] == ids[1] and max(ids[0]) < mini.VOCABULARY
+
+
+@pytest.mark.parametrize("name", list(mini.RECIPES))
+def test_the_wired_model_copies_before_any_training(name, tokenizer):
+    model = mini._new_model(mini.RECIPES[name], tokenizer)
+    half = torch.randint(3, mini.VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = model(torch.cat([half, half], dim=1)).logits
+    right = logits[:, 32:-1].argmax(-1) == half[:, 1:]
+    assert right.float().mean() > 0.5
+
+
+def test_training_text_never_shows_a_held_out_group():
+    rng = random.Random(1)
+    rows = [mini.example(domain.templates(), domain.phrasings(), rng) for _ in range(300)]
+    assert {domain.split_of(row["character"], row["keywords"]) for row in rows} == {"train"}
+
+
+def test_a_spoilt_story_differs_from_the_clean_one():
+    rng = random.Random(2)
+    rows = [mini.example(domain.templates(), domain.phrasings(), rng) for _ in range(50)]
+    spoilt = [mini.spoil(row, domain.templates(), domain.phrasings(), rng) for row in rows]
+    assert sum(a["output"] != b["output"] for a, b in zip(rows, spoilt, strict=True)) >= 45
+    assert all(a["instruction"] == b["instruction"] for a, b in zip(rows, spoilt, strict=True))
