@@ -18,6 +18,8 @@ from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_rows
 from lab.run import Run, new_run
 from lab.stages import filter as stage
+from lab.ui import filter as tab
+from lab.ui import texts
 
 ROWS = [
     json.loads(line)
@@ -224,3 +226,22 @@ def test_a_judge_is_not_asked_twice_and_unreadable_answers_are_their_own_bucket(
     assert asked[count:] == ["d001"]
     filtered(run_, judge="api:y")
     assert len(asked) == 2 * count + 1
+
+
+def test_the_tab_warns_below_half_and_names_the_costliest_reason() -> None:
+    rows = [Verdict(str(i), True, (), {"chars": 200, "found": {"pii": None} if i < 6 else {}}) for i in range(10)]
+    table = stage.Table.of(rows)
+    shown = tab.outcome(table, stage.cut(table, FilterConfig()), "en")
+    assert "4 / 10" in shown and texts.reason("pii", "en") in shown and "6 pairs, 6 by this reason" in shown
+    assert "costs most" not in tab.outcome(table, stage.cut(table, FilterConfig(off="pii")), "en")
+
+
+def test_the_ledger_is_searched_and_a_row_is_restored_by_hand_at_once(run_: Run) -> None:
+    filtered(run_)
+    assert "양배추" in tab.rows(run_, "ko", "all", "", "양배추")[0]
+    assert texts.say("empty_match", "ko") in tab.rows(run_, "ko", "kept", "pii")[0]
+    dropped = next(v for v in run_.verdicts() if "pii" in v.reasons)
+    assert dropped.id in tab.rows(run_, "ko", "dropped", "pii")[0]
+    stage.decide(run_, dropped.id, True)
+    assert {v.id: v for v in run_.verdicts()}[dropped.id].kept and run_.state("filter") == "done"
+    assert f'data-id="{dropped.id}" data-keep="drop"' in tab.rows(run_, "ko", "people")[0]

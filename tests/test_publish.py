@@ -415,6 +415,8 @@ def test_the_tab_draws_the_chain_and_a_blocked_teacher_switches_the_upload_off(m
     drawn, button = tab.drawing(make_run(teacher="api:gpt-4o"), "ko")
     assert 'class="link made blocked"' in drawn and "OpenAI Terms of Use" in drawn and not button["interactive"]
     assert "아니요" in drawn and "법률 자문이 아닙니다" in drawn
+    drawn, _ = tab.drawing(make_run(teacher="somebody/unheard-of"), "en")
+    assert "not verified" in drawn
 
 
 def test_the_tab_lists_exactly_the_files_that_would_leave(make_run):

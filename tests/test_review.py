@@ -15,6 +15,8 @@ from lab.problems import Problem
 from lab.records import Pair, Verdict, append_rows
 from lab.run import Run, new_run
 from lab.stages.filter import apply_cut
+from lab.ui import review as panel
+from lab.ui import texts
 
 
 @pytest.fixture
@@ -131,3 +133,16 @@ def test_kappa_equals_scikit_learn() -> None:
     a = [rng.random() < 0.6 for _ in range(80)]
     b = [x if rng.random() < 0.8 else not x for x in a]
     assert review.kappa(a, b)["kappa"] == pytest.approx(cohen_kappa_score(a, b))
+
+
+def test_the_panel_asks_for_a_name_then_shows_the_story_without_the_filter_s_verdict(run_: Run) -> None:
+    assert texts.say("review_name", "en") in panel.view(run_, "en", " ")[0]
+    shown = panel.view(run_, "ko", "가")[0]
+    assert review.desk(run_, "가").pair.output in shown and 'data-act="keep"' in shown and 'data-star="5"' in shown
+    assert texts.reason("pii", "ko") not in shown and texts.say("dropped", "ko") not in shown
+    for i in range(20):
+        review.say_word(run_, "가", f"p{i}", True)
+    assert texts.say("review_done", "ko") in panel.view(run_, "ko", "가")[0]
+    facts, words, best = panel.summary(run_, "en")
+    assert "50%" in facts or "100%" in facts
+    assert words["visible"] and "20" in words["value"] and best["visible"]

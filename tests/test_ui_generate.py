@@ -44,14 +44,14 @@ def test_the_estimate_stands_beside_the_five_stories() -> None:
 
 def test_the_teacher_check_shows_its_verdict_its_reasons_and_its_worst_story() -> None:
     run = new_run()
-    finding = Finding("loops", "fail", 0.9, "It goes <round>.", "맴돕니다.")
+    finding = Finding("loops", "fail", 0.9, "It goes <round>: broken_text.", "맴돕니다: broken_text")
     good = {"pair": PAIR.row() | {"output": "좋은 이야기"}, "verdict": Verdict("2", True).row()}
     found = {"teacher": "t", "verdict": "cannot", "findings": [vars(finding)], "stories": [STORY, good]}
     write_json(run.check_file, found)
     shown = generate.look(run, "en")[2]
-    assert say("teacher_cannot", "en") in shown and "It goes &lt;round&gt;." in shown
+    assert say("teacher_cannot", "en") in shown and "It goes &lt;round&gt;: broken text." in shown
     assert shown.index(say("worst_sample", "en")) < shown.index("too short") < shown.index("좋은 이야기")
-    assert "맴돕니다." in generate.look(run, "ko")[2]
+    assert "맴돕니다: 깨진 글" in generate.look(run, "ko")[2]
 
 
 def test_numbers_are_live_while_the_job_is_going_and_then_from_its_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import replace
 from html import escape
@@ -20,7 +21,7 @@ from lab.stages.generate import ERRORS_SHOWN, export_pairs, import_pairs, read_o
 from lab.ui import charts, form, shared, story
 from lab.ui.job import duration
 from lab.ui.page import ACT, Page, needed, told
-from lab.ui.texts import say
+from lab.ui.texts import reason, say
 
 SHELF = 12
 """Stories on one page."""
@@ -153,7 +154,7 @@ def _teacher(found: dict[str, Any], language: str) -> str:
     """The verdict, every finding, and the worst story beside the best."""
     verdict = say(f"teacher_{found['verdict']}", language)
     rows = "".join(
-        f'<li><span class="chip {STATES.get(f["state"], "")}">{say("finding_" + f["state"], language)}</span> {escape(f[language])}</li>'
+        f'<li><span class="chip {STATES.get(f["state"], "")}">{say("finding_" + f["state"], language)}</span> {escape(_worded(f[language], language))}</li>'
         for f in found["findings"]
     )
     text = f'<h3>{say("check_title", language)}</h3><div class="welcome" role="status"><b>{verdict}</b> <small>{escape(found["teacher"])}</small><ul class="findings">{rows}</ul></div>'
@@ -162,6 +163,11 @@ def _teacher(found: dict[str, Any], language: str) -> str:
     return text + story.shelf(
         [f'<div><p class="count">{say(key, language)}</p>{_card(row, language)}</div>' for key, row in shown]
     )
+
+
+def _worded(text: str, language: str) -> str:
+    """The filter's reasons in a text as people know them."""
+    return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: reason(found[0], language), text)
 
 
 def _card(row: dict[str, Any], language: str) -> str:

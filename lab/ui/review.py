@@ -60,7 +60,7 @@ CSS = """
 .desk .story .text { font-size:1.1rem; line-height:2; }
 .desk .row { display:flex; gap:.5rem; margin-top:.6rem; }
 .desk .hands { position:sticky; bottom:0; padding:.1rem 0 .6rem; background:var(--paper); }
-.desk .row button { flex:1; min-height:3.2rem; border-radius:12px; border:1.5px solid var(--line); background:var(--paper);
+.desk .row button { flex:1; margin:0; min-height:3.2rem; border-radius:12px; border:1.5px solid var(--line); background:var(--paper);
   color:var(--ink); font-size:1.02rem; cursor:pointer; touch-action:manipulation; }
 .desk .row button:focus-visible { outline:3px solid var(--accent); outline-offset:1px; }
 .desk .row button[aria-pressed=true] { background:#ffe6a8; color:#3b2f2a; border-color:#E69F00; }
@@ -184,17 +184,17 @@ def summary(run: Run | None, language: str) -> list[Any]:
         pending = facts.get("pending", 0)
         return ["", gr.update(visible=bool(pending), value=say("apply_words", language, n=pending)), hidden]
 
-    def number(value: dict[str, Any], key: str, form: str) -> str:
+    def number(value: dict[str, Any], key: str, form: str, name: str) -> tuple[str, str]:
         if value[key] is None:
-            return "–"
-        return f"{value[key]:{form}} ({value['low']:{form}}~{value['high']:{form}})"
+            return "–", say(name, language)
+        return f"{value[key]:{form}}", f"{say(name, language)} {value['low']:{form}}~{value['high']:{form}}"
 
     people = ", ".join(f"{name} {count}" for name, count in facts["reviewers"].items())
     shown = [
         (f"{facts['reviewed']}", f"{say('reviewed', language)}: {people}"),
-        (number(facts["filter"], "kappa", ".2f"), say("kappa_filter", language)),
-        (number(facts["judge"], "kappa", ".2f"), say("kappa_judge", language)),
-        (number(facts["precision"], "share", ".0%"), say("precision", language)),
+        number(facts["filter"], "kappa", ".2f", "kappa_filter"),
+        number(facts["judge"], "kappa", ".2f", "kappa_judge"),
+        number(facts["precision"], "share", ".0%", "precision"),
     ]
     best, config = facts["best_threshold"], run.config("filter")
     return [

@@ -59,6 +59,7 @@ CSS = """
 .measures th, .measures td { text-align:right; padding:.5rem .7rem; border:0 !important; border-bottom:1px solid var(--line) !important; white-space:nowrap; }
 .measures th:first-child, .measures td:first-child { text-align:left; } .measures small { color:var(--soft); display:block; font-weight:400; }
 .count { color:var(--soft); font-size:.86rem; }
+#look .story .text { max-height:20rem; overflow-y:auto; }
 .findings { list-style:none; margin:.5rem 0 0 !important; padding:0 !important; } .findings li { margin:.35rem 0; line-height:1.6; }
 .faults td:last-child, .faults th:last-child { text-align:left; white-space:normal; }
 .columns { gap:.9rem !important; }
