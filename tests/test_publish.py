@@ -386,7 +386,12 @@ def test_the_xet_transport(make_run, tmp_path):
     run = make_run()
     with FakeHub(xet_dir=tmp_path / "cas").start() as hub:
         hub.add_user(TOKEN, "alice")
-        env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "0"}
+        env = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "0",
+            "HF_HUB_OFFLINE": "0",
+        }
         command = [sys.executable, "-c", XET, run.id, hub.url]
         done = subprocess.run(command, env=env, input=TOKEN, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
