@@ -16,6 +16,9 @@ from lab import config, jobs
 from lab.problems import Problem, Stopped
 from lab.run import Run, find_run, new_run, runs
 
+SHARES = {"top-30": 0.3, "top-50": 0.5, "top-80": 0.8}
+"""The classic exercise: fewer but better pairs, or more of them?"""
+
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
@@ -48,8 +51,24 @@ def parser() -> argparse.ArgumentParser:
     way.add_argument("--import", type=Path, metavar="FILE.csv", dest="take")
     review.add_argument("--count", type=int, default=100)
     add("train", "train one arm of the student", stage="train")
+    add("exercise", "train the arms top-30, top-50 and top-80 on the best 30, 50 and 80 %, and compare", stage="train")
+    export = add("export", "a trained arm as a full model (merged) or as a GGUF file for llama.cpp")
+    export.add_argument("--arm", default="distilled")
+    export.add_argument("--format", default="merged", choices=("merged", "f16", "q8_0", "f32"))
     add("compare", "measure teacher, untrained student and every arm", stage="compare")
     add("publish", "cards, licence, upload", stage="publish")
+    submit = add("submit", "one stage on rented hardware (Hugging Face Jobs); flags of the stage may follow")
+    submit.allow_abbrev = False
+    submit.add_argument("stage", choices=["generate", "filter", "train", "compare"])
+    submit.add_argument(
+        "--flavor", required=True, metavar="FLAVOR", help="t4-small, a10g-small, ...; a wrong one lists all with prices"
+    )
+    submit.add_argument("--hours", type=float, default=2.0, help="the job is ended after so many (default 2)")
+    submit.add_argument(
+        "--repo", default="", metavar="NS/NAME", help="private dataset repository that carries run and results"
+    )
+    submit.add_argument("--image", default="", help="Docker image with uv and Python 3.11 or newer")
+    submit.add_argument("--yes", action="store_true", help="agree to the price without being asked")
     licence = add("license", "the licence chain and its verdict", run=None)
     licence.add_argument("--teacher", required=True)
     licence.add_argument("--student", required=True)
@@ -60,10 +79,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _settings(run: Run, stage: str, options: dict[str, Any]) -> config.StageConfig:
+    """The stage's configuration with what the flags changed."""
+    arm = options.get("arm") or config.preset_config("train", "mini").arm if stage == "train" else ""
+    return run.config(stage, arm, **options)
+
+
 def _stage(run: Run, stage: str, options: dict[str, Any], argv: list[str]) -> dict[str, Any]:
     """Run one stage with what the flags changed."""
-    arm = options.get("arm") or config.preset_config("train", "mini").arm if stage == "train" else ""
-    settings = run.config(stage, arm, **options)
+    settings = _settings(run, stage, options)
     module = importlib.import_module(f"lab.stages.{stage}")
     with jobs.at_work(run, stage, argv, say=True) as progress:
         _listen(progress)
@@ -88,6 +112,25 @@ def _whole(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
                 continue
             module.run(run, settings, progress)
     return {"run": run.id, "report": json.loads(run.report_file.read_text("utf-8"))}
+
+
+def _exercise(run: Run, options: dict[str, Any], argv: list[str]) -> dict[str, Any]:
+    """Train an arm on each of SHARES with otherwise the same settings, then compare all arms of the run."""
+    from lab.stages import compare, train
+
+    settings = run.config("train", options.get("arm") or "distilled", **options)
+    with jobs.at_work(run, "exercise", argv, say=True) as progress:
+        _listen(progress)
+        if not any(v.judge is not None for v in run.verdicts()):
+            progress.note(
+                "No judge has scored these pairs, so the best cannot be told from the rest: each arm takes the first pairs.",
+                "심사 모델의 점수가 없어 어느 쌍이 나은지 알 수 없습니다. 갈래마다 앞에서부터 골라 씁니다.",
+            )
+        arms = []
+        for name, share in SHARES.items():
+            arms.append(train.run(run, config.checked(settings, arm=name, keep_top=share), progress))
+        report = compare.run(run, run.config("compare", arms=""), progress)
+    return {"arms": arms, "report": report}
 
 
 def _listen(progress: Any) -> None:
@@ -145,7 +188,18 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
         return _review(run, args)
     if args.command in ("preview", "check"):
         return _look_ahead(run, args, argv)
-    options = {k: v for k, v in vars(args).items() if k in config.STAGES[args.command].__dataclass_fields__}
+    if args.command == "submit":
+        facts = _submit(run, args, argv)
+        return facts, "\n".join(f"{k}: {v}" for k, v in facts.items())
+    if args.command == "export":
+        return _export(run, args, argv)
+    stage = "train" if args.command == "exercise" else args.command
+    options = {k: v for k, v in vars(args).items() if k in config.STAGES[stage].__dataclass_fields__}
+    if args.command == "exercise":
+        from lab.stages.compare import table
+
+        facts = _exercise(run, options, argv)
+        return facts, table(facts["report"])
     facts = _stage(run, args.command, options, argv)
     if args.command == "compare":
         from lab.stages.compare import table
@@ -165,6 +219,52 @@ def _look_ahead(run: Run, args: argparse.Namespace, argv: list[str]) -> tuple[di
     return found, tell(found)
 
 
+def _submit(run: Run, args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
+    """The stage on rented hardware; the price is told before anything is sent."""
+    from lab import submit
+
+    def agree(offer: str) -> bool:
+        print(offer, file=sys.stderr)
+        if not args.yes and not sys.stdin.isatty():
+            raise Problem(
+                f"{offer} Nothing was sent. Add --yes to agree to the price.",
+                f"{offer} 아직 아무것도 보내지 않았습니다. 이 값에 동의하면 --yes 를 붙여 주세요.",
+            )
+        if not args.yes:
+            print("Start? [y/N] ", end="", file=sys.stderr, flush=True)
+        return args.yes or sys.stdin.readline().strip().lower() in ("y", "yes", "네", "예")
+
+    given = vars(parser().parse_args([args.stage, run.id, *args.flags]))
+    options = {k: v for k, v in given.items() if k in config.STAGES[args.stage].__dataclass_fields__}
+    settings = _settings(run, args.stage, options)
+    with jobs.at_work(run, "submit", argv, say=True, here=False) as progress:
+        _listen(progress)
+        return submit.run(
+            run,
+            args.stage,
+            settings,
+            args.flags,
+            args.flavor,
+            args.hours,
+            progress,
+            agree,
+            repo=args.repo,
+            image=args.image or submit.IMAGE,
+        )
+
+
+def _export(run: Run, args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], str]:
+    from lab import export
+
+    with jobs.at_work(run, "export", argv, say=True) as progress:
+        _listen(progress)
+        if args.format == "merged":
+            facts = export.merge(run, args.arm, progress)
+        else:
+            facts = export.gguf(run, args.arm, args.format, progress)
+    return facts, f"{facts['path']} ({facts['bytes'] / 1e6:,.1f} MB)"
+
+
 def _review(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from lab import review
 
@@ -178,7 +278,12 @@ def _review(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 a problem explained on stderr, 2 wrong usage, 130 stopped."""
     argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    # What submit does not know belongs to its stage, whose own flags check it.
+    args, rest = parser().parse_known_args(argv)
+    if args.command == "submit":
+        args.flags = rest
+    elif rest:
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
     language = "ko" if os.environ.get("LAB_LANGUAGE", os.environ.get("LANG", "")).startswith("ko") else "en"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if os.environ.get("LAB_OFFLINE") == "1":

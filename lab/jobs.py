@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,9 @@ def machine_taken() -> bool:
 
 
 @contextmanager
-def at_work(run: Run, command: str, argv: list[str], say: bool) -> Iterator[Progress]:
-    """The frame of every heavy command: registers the job, waits for the machine, records how it ended."""
+def at_work(run: Run, command: str, argv: list[str], say: bool, here: bool = True) -> Iterator[Progress]:
+    """The frame of every heavy command: registers the job, waits for the machine (if it works ``here``), records how it
+    ended."""
     mine = (read_json(run.job_file) or {}).get("pid") == os.getpid()
     if not mine and look(run).state in GOING:
         raise _busy(run)
@@ -111,7 +112,7 @@ def at_work(run: Run, command: str, argv: list[str], say: bool) -> Iterator[Prog
     progress = Progress(run, command, argv, say)
     progress.write(state="waiting", pid=os.getpid(), born=_born(os.getpid()), stage=command, done=0, total=0)
     try:
-        with _machine(progress):
+        with _machine(progress) if here else nullcontext():
             progress.write(state="running", place=0)
             yield progress
         progress.write(state="done", seconds_left=0)

@@ -107,6 +107,11 @@ class Run:
         return self.folder / "stop"
 
     @property
+    def submit_file(self) -> Path:
+        """A job on rented hardware that is not home yet; hidden, as it belongs to this machine and is not packed."""
+        return self.folder / ".submit.json"
+
+    @property
     def votes_file(self) -> Path:
         return self.folder / "votes.jsonl"
 

@@ -495,7 +495,7 @@ def _samples(run_: Run, arm: str) -> list[dict[str, str]]:
 # Upload --------------------------------------------------------------------------------------------------------------
 
 
-def _client(endpoint: str | None, token: str | None) -> Any:
+def client(endpoint: str | None, token: str | None) -> Any:
     """An HfApi whose requests end after TIMEOUT."""
     from huggingface_hub import HfApi, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
@@ -522,29 +522,32 @@ def _explain(error: Exception, what: str) -> Problem:
         404: ("The repository was not found or is not yours. Check its name.", "저장소가 없거나 권한이 없습니다. 이름을 확인해 주세요."),
         409: ("It exists already with other settings. Choose another name.", "이미 다른 설정으로 있습니다. 다른 이름을 골라 주세요."),
         412: (
-            "Somebody else committed meanwhile; nothing was overwritten. Look at the repository, then publish again or choose another name.",
+            "Somebody else committed meanwhile; nothing was overwritten. Look at the repository, then try again or choose another name.",
             "그 사이 다른 커밋이 올라왔고 아무것도 덮어쓰지 않았습니다. 저장소를 확인한 뒤 다시 올리거나 다른 이름을 골라 주세요.",
         ),
-        429: ("The Hub asks to wait: too many requests. Publish again in some minutes.", "요청이 너무 많습니다. 몇 분 뒤에 다시 공개해 주세요."),
+        429: ("The Hub asks to wait: too many requests. Try again in some minutes.", "요청이 너무 많습니다. 몇 분 뒤에 다시 시도해 주세요."),
     }.get(
         status,
-        ("The Hub could not be reached or failed. Publish again; what is there already is not sent twice.",
-         "허브에 닿지 못했거나 허브가 실패했습니다. 다시 공개해 주세요. 이미 올라간 것은 두 번 올리지 않습니다."),
+        ("The Hub could not be reached or failed. Try again; what is there already is not sent twice.",
+         "허브에 닿지 못했거나 허브가 실패했습니다. 다시 시도해 주세요. 이미 올라간 것은 두 번 올리지 않습니다."),
     )  # fmt: skip
     code = f" ({status})" if status else f" ({type(error).__name__})"
     return Problem(f"{what}{code}: {en}", f"{what}{code}: {ko}")
 
 
-def _try(what: str, progress: Progress, action: Callable[[], Any], landed: Callable[[], Any] | None = None) -> Any:
+def patiently(
+    what: str, progress: Progress | None, action: Callable[[], Any], landed: Callable[[], Any] | None = None
+) -> Any:
     """``action`` with retries for 408, 429, 5xx and lost connections.
 
-    ``landed`` is asked after each failure that leaves the outcome open; a true answer is the result.
+    ``landed`` is asked after each failure that leaves the outcome open; a true answer is the result. Without
+    ``progress`` no stop is heard.
     """
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx
 
     for attempt in range(ATTEMPTS):
-        if progress.stopping:
+        if progress and progress.stopping:
             raise Stopped
         wait = min(2.0**attempt, 30.0)
         try:
@@ -568,7 +571,7 @@ def _try(what: str, progress: Progress, action: Callable[[], Any], landed: Calla
             failed = error
         if attempt < ATTEMPTS - 1:
             for _ in range(max(1, round(wait / 0.2))):  # in short naps, so that a stop is heard
-                if progress.stopping:
+                if progress and progress.stopping:
                     raise Stopped
                 time.sleep(0.2)
     raise _explain(failed, what) from None
@@ -592,18 +595,20 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> di
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files, note = _files(run_.publish_folder(kind)), run_.folder / "publish" / "commits.json"
-    _try(f"create {repo}", progress, lambda: api.create_repo(repo, repo_type=kind, private=True, exist_ok=True))
-    info = _try(f"look at {repo}", progress, lambda: api.repo_info(repo, repo_type=kind))
+    patiently(f"create {repo}", progress, lambda: api.create_repo(repo, repo_type=kind, private=True, exist_ok=True))
+    info = patiently(f"look at {repo}", progress, lambda: api.repo_info(repo, repo_type=kind))
     ours = read_json(note, {}).get(f"{kind}:{repo}")
 
     def remote() -> dict[str, Any]:
-        listed = _try(f"list {repo}", progress, lambda: list(api.list_repo_tree(repo, repo_type=kind, recursive=True)))
+        listed = patiently(
+            f"list {repo}", progress, lambda: list(api.list_repo_tree(repo, repo_type=kind, recursive=True))
+        )
         return {e.path: e for e in listed if hasattr(e, "blob_id") and e.path != ".gitattributes"}
 
     def landed() -> str:
         there = remote()
         same = set(there) == set(files) and all(_same(files[p], there[p]) for p in files)
-        return _try(f"look at {repo}", progress, lambda: api.repo_info(repo, repo_type=kind)).sha if same else ""
+        return patiently(f"look at {repo}", progress, lambda: api.repo_info(repo, repo_type=kind)).sha if same else ""
 
     if not info.private and ours is None:
         raise Problem(
@@ -628,10 +633,10 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> di
                 repo, operations, commit_message=message, repo_type=kind, parent_commit=info.sha
             ).oid
 
-        commit = _try(f"upload {repo}", progress, send, landed)
+        commit = patiently(f"upload {repo}", progress, send, landed)
     with tempfile.TemporaryDirectory() as back:
         for name, path in files.items():
-            got = _try(
+            got = patiently(
                 f"read back {repo}",
                 progress,
                 lambda name=name: api.hf_hub_download(repo, name, repo_type=kind, revision=commit, local_dir=back),
@@ -652,7 +657,7 @@ def account(token: str, endpoint: str | None = None) -> list[str]:
     from huggingface_hub.utils import httpx
 
     try:
-        found = _client(endpoint or os.environ.get("HF_ENDPOINT") or None, token).whoami()
+        found = client(endpoint or os.environ.get("HF_ENDPOINT") or None, token).whoami()
     except (HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
         raise _explain(error, "sign in") from None
     return [found["name"], *(o["name"] for o in found.get("orgs", ()))]
@@ -693,8 +698,8 @@ def run(
                 "Publishing needs a Hugging Face token with write access. Sign in.",
                 "공개하려면 쓰기 권한이 있는 허깅페이스 토큰이 필요합니다. 로그인해 주세요.",
             )
-        api = _client(endpoint, token)
-        name = namespace or _try("sign in", progress, api.whoami)["name"]
+        api = client(endpoint, token)
+        name = namespace or patiently("sign in", progress, api.whoami)["name"]
         ready = prepare(run_, config, name)
         progress.step(1)
         if not (DATA / "licences" / f"{ready['licence']}.txt").exists():
@@ -718,7 +723,7 @@ def run(
 
 def _publicise(api: Any, kind: str, repo: str, progress: Progress) -> None:
     """Make one repository public."""
-    _try(f"make {repo} public", progress, lambda: api.update_repo_settings(repo, private=False, repo_type=kind))
+    patiently(f"make {repo} public", progress, lambda: api.update_repo_settings(repo, private=False, repo_type=kind))
 
 
 def make_public(run_: Run, progress: Progress, token: str, endpoint: str | None = None) -> None:
@@ -732,7 +737,7 @@ def make_public(run_: Run, progress: Progress, token: str, endpoint: str | None 
         raise Problem(
             "The licence is unknown, so the repositories stay private.", "라이선스를 알 수 없어 비공개로 둡니다."
         )
-    api = _client(endpoint or os.environ.get("HF_ENDPOINT") or None, token)
+    api = client(endpoint or os.environ.get("HF_ENDPOINT") or None, token)
     for kind in ("dataset", "model"):
         _publicise(api, kind, done[kind]["repo"], progress)
     write_json(run_.stage_folder("publish") / "done.json", done | {"private": False})
