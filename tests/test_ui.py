@@ -134,7 +134,7 @@ def test_tabs_show_what_the_run_holds_and_else_say_what_to_do():
     run = new_run()
     assert texts.say("empty_generate", "en") in generate.view(run, "en")[1]
     assert texts.say("empty_filter", "en") in filter.rows(run, "en")[0]
-    assert texts.say("empty_train", "en") in train.view(run, "en")[1]
+    assert texts.say("empty_train", "en") in train.ledger(run, "en")[2]
     assert texts.say("empty_compare", "en") in compare.view(run, "en")[0]
     assert texts.say("empty_publish", "en") in publish.view(run, "en")[0]
     assert list(chat.speakers(run)) == ["teacher", "base"]

@@ -62,22 +62,6 @@ def pass_curve(points: list[tuple[float, float]], threshold: float, language: st
     return figure
 
 
-def loss_curve(rows: list[dict[str, Any]], language: str) -> Any:
-    """Training loss and loss on unseen stories by step."""
-    figure = blank(say("loss_chart", language), 380, x=say("step_axis", language), y=say("loss_axis", language))
-    for key, colour, mode in (("loss", BLUE, "lines"), ("eval_loss", ORANGE, "lines+markers")):
-        points = [(r["step"], r[key]) for r in rows if r.get(key) is not None and r.get("step") is not None]
-        if points:
-            figure.add_scatter(
-                x=[p[0] for p in points],
-                y=[p[1] for p in points],
-                name=say(key, language),
-                mode=mode,
-                line={"color": colour, "width": 2},
-            )
-    return figure
-
-
 def name(model: dict[str, Any], language: str) -> str:
     """Who it is, in words; a trained arm that is not called distilled with its name."""
     who = model["who"]

@@ -14,8 +14,7 @@ from lab.config import STAGES, StageConfig, as_flags, checked
 from lab.problems import Problem
 from lab.run import Run
 from lab.ui import shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, told
-from lab.ui.texts import say
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
 
 
 def flags(config: StageConfig, base: StageConfig) -> list[str]:
@@ -29,34 +28,48 @@ def flags(config: StageConfig, base: StageConfig) -> list[str]:
     return found
 
 
-def _field(page: Page, knob: Any, value: Any) -> Any:
-    meta = knob.metadata
+def _field(page: Page, stage: str, knob: Any, value: Any) -> Any:
+    meta, named = knob.metadata, f"{stage}-{knob.name.replace('_', '-')}"
     if isinstance(knob.default, bool):
-        made: Any = gr.Checkbox(value)
+        made: Any = gr.Checkbox(value, elem_id=named)
     elif meta["choices"]:
-        made = gr.Dropdown(list(meta["choices"]), value=value)
+        made = gr.Dropdown(list(meta["choices"]), value=value, elem_id=named)
     elif isinstance(knob.default, str):
-        made = gr.Textbox(value, lines=meta["lines"], max_length=20_000)
+        made = gr.Textbox(value, lines=meta["lines"], max_length=20_000, elem_id=named)
     elif isinstance(knob.default, float) and meta["high"] <= 5:
         if meta["step"] < 0.001:
-            made = gr.Number(value, minimum=meta["low"], maximum=meta["high"], step=meta["step"])
+            made = gr.Number(value, minimum=meta["low"], maximum=meta["high"], step=meta["step"], elem_id=named)
         else:
-            made = gr.Slider(meta["low"], meta["high"], value=value, step=meta["step"])
+            made = gr.Slider(meta["low"], meta["high"], value=value, step=meta["step"], elem_id=named)
     else:
         whole = isinstance(knob.default, int)
         made = gr.Number(
-            value, minimum=meta["low"], maximum=meta["high"], step=meta["step"], precision=0 if whole else None
+            value,
+            minimum=meta["low"],
+            maximum=meta["high"],
+            step=meta["step"],
+            precision=0 if whole else None,
+            elem_id=named,
         )
     return page.label(made, lambda language: {"label": meta[language], "info": meta[f"help_{language}"] or None})
 
 
 def build(
-    page: Page, stage: str, preset: StageConfig, locked: bool = False, also: tuple[str, ...] = (), **always: Any
+    page: Page,
+    stage: str,
+    preset: StageConfig,
+    locked: bool = False,
+    also: tuple[str, ...] = (),
+    variants: dict[str, dict[str, Any]] | None = None,
+    launcher: str = "",
+    **always: Any,
 ) -> dict[str, Any]:
     """The form of ``stage``, filled from ``preset``; ``always`` holds values that the app fills in itself, ``locked`` for good; its fields.
 
-    ``also`` names commands that take the same options and get a button beside the start.
+    ``also`` names commands that take the same options and get a button beside the start, ``variants`` buttons that start
+    the stage itself with some values changed. ``launcher`` is what starts the same command on several devices.
     """
+    variants = variants or {}
     knobs = fields(STAGES[stage])
     made: dict[str, Any] = {}
     with page.label(gr.Accordion("", open=False), label="settings"):
@@ -68,10 +81,16 @@ def build(
                 for at in range(0, len(rest), 3):
                     with gr.Row():
                         for knob in rest[at : at + 3]:
-                            made[knob.name] = _field(page, knob, always.get(knob.name, getattr(preset, knob.name)))
+                            made[knob.name] = _field(
+                                page, stage, knob, always.get(knob.name, getattr(preset, knob.name))
+                            )
         command = page.label(
             gr.Textbox("", interactive=False, buttons=["copy"], elem_classes="command"), label="command"
         )
+        lines = [command]
+        if launcher:
+            box = gr.Textbox("", interactive=False, buttons=["copy"], elem_classes="command")
+            lines.append(page.label(box, label="command_many"))
         secret: list[Any] = []
         if "base_url" in made:
             box = gr.Textbox("", type="password", max_length=500, elem_id="endpoint-key")
@@ -84,7 +103,7 @@ def build(
                 ),
                 value=f"start_{name}",
             )
-            for name in (*also, stage)
+            for name in (*also, *variants, stage)
         }
     inputs = [made[k.name] for k in knobs]
 
@@ -97,23 +116,27 @@ def build(
     def configured(run: Run, values: tuple[Any, ...], command: str = stage) -> list[str]:
         return [command, run.id, *flags(*settings(run, values))]
 
-    def line(run_id: str | None, *values: Any) -> str:
+    def line(run_id: str | None, *values: Any) -> Any:
         run = find(run_id)
         try:
-            return "python -m lab " + shlex.join(configured(run, values)) if run else f"python -m lab {stage} RUN"
+            said = shlex.join(configured(run, values)) if run else f"{stage} RUN"
         except Problem:
-            return ""
+            return [""] * len(lines) if launcher else ""
+        return [f"python -m lab {said}", f"{launcher} {said}"] if launcher else f"python -m lab {said}"
 
-    def begin(command: str, run_id: str | None, language: str, *given: Any) -> None:
+    def begin(name: str, run_id: str | None, language: str, *given: Any) -> None:
         run = needed(run_id, language)
-        values, key = given[: len(inputs)], "".join(given[len(inputs) :])
+        command, changed = (stage, variants[name]) if name in variants else (name, {})
+        values = tuple(changed.get(k.name, v) for k, v in zip(knobs, given, strict=False))
+        key = "".join(given[len(inputs) :])
         try:
             shared.admit(run)
             shared.allow(settings(run, values)[0])
+            shared.allow_run(run, stage)
             jobs.start(run, [*configured(run, values, command), "--json"], key)
         except Problem as problem:
             raise told(problem, language) from None
-        gr.Info(say("started", language), title=say("notice", language))
+        notice(language, "started")
 
     def stored(run_id: str | None) -> list[Any]:
         run = find(run_id)
@@ -127,8 +150,8 @@ def build(
             return [gr.skip() for _ in knobs]
         return [always.get(k.name, getattr(config, k.name)) for k in knobs]
 
-    page.run.change(stored, page.run, inputs, **QUIET).then(line, [page.run, *inputs], command, **QUIET)
-    gr.on([x.input for x in inputs], line, [page.run, *inputs], command, **QUIET)
+    page.run.change(stored, page.run, inputs, **QUIET).then(line, [page.run, *inputs], lines, **QUIET)
+    gr.on([x.input for x in inputs], line, [page.run, *inputs], lines, **QUIET)
     for name, button in starts.items():
         button.click(partial(begin, name), [page.run, page.language, *inputs, *secret], None, **ACT)
     return made

@@ -13,7 +13,7 @@ from lab.config import STAGES
 from lab.problems import Problem
 from lab.run import Run
 from lab.ui import shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
 from lab.ui.texts import LANGUAGES, say
 
 LOG = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def panel(job: jobs.Job, language: str) -> str:
         if job.state == "waiting"
         else say("job_" + job.state, language)
     )
-    stage = say(job.stage, language) if job.stage in (*STAGES, "preview", "check") else ""
+    stage = say(job.stage, language) if job.stage in (*STAGES, "preview", "check", "export") else ""
     left, bar, small = "", "", ""
     if job.state in jobs.GOING:
         share = 100 * job.done / job.total if job.total else 0
@@ -91,12 +91,13 @@ def build(page: Page) -> tuple[list[Any], Any]:
 
     def ask_stop(run_id: str | None, language: str) -> None:
         jobs.stop(needed(run_id, language))
-        gr.Info(say("stopping", language), title=say("notice", language))
+        notice(language, "stopping")
 
     def resume(run_id: str | None, language: str) -> None:
         run = needed(run_id, language)
         try:
             shared.admit(run)
+            shared.allow_run(run, "")
             jobs.start(run, list(jobs.look(run).argv))
         except Problem as problem:
             raise told(problem, language) from None

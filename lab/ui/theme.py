@@ -62,6 +62,8 @@ CSS = """
 #look .story .text { max-height:20rem; overflow-y:auto; }
 .findings { list-style:none; margin:.5rem 0 0 !important; padding:0 !important; } .findings li { margin:.35rem 0; line-height:1.6; }
 .faults td:last-child, .faults th:last-child { text-align:left; white-space:normal; }
+.arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; }
+.command textarea, .command input { font-family:monospace; font-size:.86rem; }
 .columns { gap:.9rem !important; }
 .teller .message, .teller .prose { font-size:1.02rem; line-height:1.85; white-space:pre-wrap; word-break:keep-all; overflow-wrap:anywhere; }
 .said { min-height:5.4rem; color:var(--soft); font-size:.84rem; line-height:1.6; } .said p { margin:.1rem 0; overflow-wrap:anywhere; }
