@@ -76,6 +76,7 @@ def start(run: str, stage: str = "run", options: dict[str, Any] | None = None) -
         config = checked(base, **known)
         shared.admit(at)
         shared.allow(config)
+        shared.allow_run(at, stage)
         jobs.start(at, [stage, at.id, *form.flags(config, base), "--json"])
     except Problem as problem:
         raise gr.Error(problem.en, print_exception=False) from None

@@ -101,11 +101,15 @@ def build(page: Page) -> None:
         dice = page.label(gr.Button("", min_width=120, elem_id="dice"), value="dice")
         clear = page.label(gr.Button("", min_width=100, elem_id="clear"), value="clear")
     ready = page.label(
-        gr.Dataset(components=["textbox"], samples=[[p.instruction] for p in ready_prompts()], type="index"),
+        gr.Dataset(
+            components=["textbox"], samples=[[p.instruction] for p in ready_prompts()], type="index", elem_id="ready"
+        ),
         label="ready",
     )
     with page.label(gr.Accordion("", open=False), label="settings"), gr.Row():
-        temperature = page.label(gr.Slider(0.0, 1.5, value=0.8, step=0.05), label="temperature", info="chat_same")
+        temperature = page.label(
+            gr.Slider(0.0, 1.5, value=0.8, step=0.05, elem_id="chat-temperature"), label="temperature", info="chat_same"
+        )
         seed = page.label(gr.Number(0, minimum=0, maximum=2**31 - 1, precision=0, elem_id="chat-seed"), label="seed")
     tally = gr.HTML(elem_id="tally")
 

@@ -15,7 +15,7 @@ from lab.records import Pair, Verdict
 from lab.run import Run
 from lab.stages.filter import Cut, Table, apply_cut, curve, cut, decide, ledger, rules_off
 from lab.ui import charts, form, review, story
-from lab.ui.page import ACT, QUIET, Page, needed, told
+from lab.ui.page import ACT, QUIET, Page, needed, notice, told
 from lab.ui.texts import REASON_TEXTS, reason, say
 
 SHELF = 12
@@ -47,12 +47,13 @@ def build(page: Page) -> None:
     page.about("about_filter")
     fields = form.build(page, "filter", preset_config("filter", "mini"))
     counts = gr.HTML()
-    with page.label(gr.Accordion("", open=True), label="cut"):
+    # Sliders that have nothing to cut are not shown; the ledger below says what to do first.
+    with page.label(gr.Accordion("", open=True, visible=False, elem_id="cut"), label="cut") as drawer:
         _build_cut(page, fields)
     _build_ledger(page)
-    with page.label(gr.Accordion("", open=False, elem_id="review"), label="review"):
+    with page.label(gr.Accordion("", open=False, visible=False, elem_id="review"), label="review") as opinions:
         review.build(page)
-    page.show(numbers, [counts], lambda run: [run.verdicts_file])
+    page.show(numbers, [counts, drawer, opinions], lambda run: [run.verdicts_file])
 
 
 def _build_cut(page: Page, fields: dict[str, Any]) -> None:
@@ -94,7 +95,7 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
         hidden = gr.update(visible=False)
         table = ledger(run).table if run else None
         if run is None or table is None or not table.verdicts:
-            return [story.empty("empty_filter", language), hidden, hidden]
+            return ["", hidden, hidden]
         config = configured(run, values)
         result = cut(table, config)
         funnel = charts.funnel(len(result.kept), result.funnel(), language)
@@ -112,7 +113,7 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
             facts = apply_cut(run, configured(run, values))
         except Problem as problem:
             raise told(problem, language) from None
-        gr.Info(say("cut_saved", language, kept=f"{facts['kept']:,}"), title=say("notice", language))
+        notice(language, "cut_saved", kept=f"{facts['kept']:,}")
 
     def stored(run: Run | None, language: str) -> list[Any]:
         """Controls and form fields as the run has them stored."""
@@ -169,10 +170,11 @@ def outcome(table: Table, result: Cut, language: str) -> str:
 
 
 def numbers(run: Run | None, language: str) -> list[Any]:
-    """What is stored: counts, and what a judge could not read or a person decided."""
+    """What is stored: counts, and what a judge could not read or a person decided; the drawers that need verdicts."""
     verdicts = ledger(run).table.verdicts if run else ()
+    drawers = [gr.update(visible=bool(verdicts))] * 2
     if not verdicts:
-        return [""]
+        return ["", *drawers]
     kept = sum(v.kept for v in verdicts)
     shown = [
         (f"{kept:,}", say("kept", language)),
@@ -182,26 +184,32 @@ def numbers(run: Run | None, language: str) -> list[Any]:
     for kind in ("unread", "people"):
         if count := sum(map(SHOWN[kind], verdicts)):
             shown.append((f"{count:,}", say(f"show_{kind}", language)))
-    return [story.facts(shown)]
+    return [story.facts(shown), *drawers]
 
 
 def _build_ledger(page: Page) -> None:
     """Browse and search every verdict; restore or reject by hand."""
     with gr.Row():
         show = page.label(
-            gr.Radio(list(SHOWN), value="all"),
+            gr.Radio(list(SHOWN), value="all", elem_id="ledger-show"),
             lambda lang: {"label": say("show", lang), "choices": [(say(f"show_{x}", lang), x) for x in SHOWN]},
         )
     with gr.Row():
         why = page.label(
-            gr.Dropdown(["", *REASON_TEXTS], value="", min_width=160),
+            gr.Dropdown(["", *REASON_TEXTS], value="", min_width=160, elem_id="ledger-reason"),
             lambda lang: {
                 "label": say("reason", lang),
                 "choices": [(say("any_reason", lang), ""), *((reason(r, lang), r) for r in REASON_TEXTS)],
             },
         )
-        text = page.label(gr.Textbox("", max_length=200, min_width=160), label="search", placeholder="search_info")
-        number = page.label(gr.Number(1, minimum=1, precision=0, min_width=90, scale=0), label="page")
+        text = page.label(
+            gr.Textbox("", max_length=200, min_width=160, elem_id="ledger-search"),
+            label="search",
+            placeholder="search_info",
+        )
+        number = page.label(
+            gr.Number(1, minimum=1, precision=0, min_width=90, scale=0, elem_id="ledger-page"), label="page"
+        )
     shelf = gr.HTML(js_on_load=ON_CARD, css_template=CARD_CSS, elem_id="ledger")
     gr.on([show.input, why.input, text.input], lambda: 1, None, number, **QUIET)
     inputs = (show, why, text, number)

@@ -39,8 +39,12 @@ def build(page: Page) -> None:
     with gr.Row():
         plots = [gr.Plot(show_label=False, visible=False, min_width=300) for _ in range(2)]
     with gr.Row():
-        search = page.label(gr.Textbox(max_length=200), label="search", info="search_info")
-        number = page.label(gr.Number(1, minimum=1, precision=0, min_width=90, scale=0), label="page")
+        search = page.label(
+            gr.Textbox(max_length=200, min_width=200, elem_id="story-search"), label="search", placeholder="search_info"
+        )
+        number = page.label(
+            gr.Number(1, minimum=1, precision=0, min_width=90, scale=0, elem_id="story-page"), label="page"
+        )
     shelf = gr.HTML()
     with page.label(gr.Accordion("", open=False, elem_id="own"), label="own_section"):
         _build_own(page)

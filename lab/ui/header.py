@@ -15,7 +15,7 @@ from lab.config import PRESETS, STAGES
 from lab.problems import Problem
 from lab.run import Run, new_run, runs
 from lab.ui import shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
 from lab.ui.texts import preferred, say
 
 DROP = (
@@ -142,7 +142,7 @@ def build() -> Page:
             made = created(preset_name, name)
         except Problem as problem:
             raise told(problem, lang) from None
-        gr.Info(say("made", lang, title=made.meta()["title"]), title=say("notice", lang))
+        notice(lang, "made", title=made.meta()["title"])
         return ["", *chosen(made.id, lang), gr.update(open=False)]
 
     def everything(run_id: str | None, lang: str, count: float) -> None:
@@ -209,10 +209,11 @@ def start_whole(run: Run, pairs: int, language: str) -> None:
         for stage in ("generate", "filter", "train", "compare"):
             changes = {"pairs": pairs} if stage == "generate" else {}
             shared.allow(run.config(stage, "distilled" if stage == "train" else "", **changes))
+        shared.allow_run(run, "")
         jobs.start(run, ["run", run.id, "--pairs", str(pairs), "--json"])
     except Problem as problem:
         raise told(problem, language) from None
-    gr.Info(say("started", language), title=say("notice", language))
+    notice(language, "started")
 
 
 def opened(request: gr.Request) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -114,5 +115,11 @@ def needed(run_id: str | None, language: str) -> Run:
 
 
 def told(problem: Problem, language: str) -> gr.Error:
-    """A problem as the message that pops up."""
-    return gr.Error(problem.text(language), duration=None, title=say("error", language), print_exception=False)
+    """A problem as the message that pops up. Gradio shows messages as HTML, and a problem names what people sent."""
+    text = escape(problem.text(language))
+    return gr.Error(text, duration=None, title=say("error", language), print_exception=False)
+
+
+def notice(language: str, key: str, **values: object) -> None:
+    """Pop up a word on what was done; ``values`` (a run's title) are shown as text, not as HTML."""
+    gr.Info(escape(say(key, language, **values)), title=say("notice", language))

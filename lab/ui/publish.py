@@ -20,7 +20,7 @@ from lab.problems import Problem, Stopped
 from lab.records import read_json
 from lab.run import Run
 from lab.ui import form, shared, story
-from lab.ui.page import ACT, Page, needed, told
+from lab.ui.page import ACT, Page, needed, notice, told
 from lab.ui.texts import say
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -156,7 +156,7 @@ def _work(run_id: str | None, language: str, token: str, job: Callable[[Run, Any
         with jobs.at_work(run, "publish", ["publish", run.id], say=False) as progress:
             job(run, progress)
     except Stopped:
-        gr.Info(say("job_stopped", language), title=say("notice", language))
+        notice(language, "job_stopped")
     except Problem as problem:
         raise told(problem, language) from None
     yield uploaded(run, language)[0]
@@ -213,8 +213,8 @@ def files(folder: Path, language: str) -> str:
     rows = "".join(
         f"<tr><td>{escape(p.relative_to(folder).as_posix())}</td><td>{p.stat().st_size:,}</td></tr>" for p in paths
     )
-    notice = folder / "NOTICE"
-    said = f"<h4>NOTICE</h4><pre>{escape(notice.read_text('utf-8'))}</pre>" if notice.exists() else ""
+    duties = folder / "NOTICE"
+    said = f"<h4>NOTICE</h4><pre>{escape(duties.read_text('utf-8'))}</pre>" if duties.exists() else ""
     title = say("files_title", language, count=len(paths))
     return f'<details><summary>{title}</summary><div class="scroll"><table class="measures">{rows}</table></div>{said}</details>'
 

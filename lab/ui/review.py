@@ -16,7 +16,7 @@ from lab.problems import Problem
 from lab.run import Run
 from lab.stages.filter import apply_cut, ledger
 from lab.ui import story
-from lab.ui.page import ACT, QUIET, Page, needed, told
+from lab.ui.page import ACT, QUIET, Page, needed, notice, told
 from lab.ui.texts import say
 
 ACTS = {"drop": ("D", False), "skip": ("S", None), "keep": ("K", True)}
@@ -87,8 +87,8 @@ def build(page: Page) -> None:
         words = gr.Button("", variant="primary", visible=False, elem_id="apply-words")
         best = gr.Button("", visible=False, elem_id="apply-best")
     with gr.Row():
-        out = page.label(gr.Button("", min_width=140), value="csv_out")
-        back = page.label(gr.UploadButton(file_types=[".csv"], min_width=140), label="csv_in")
+        out = page.label(gr.Button("", min_width=140, elem_id="csv-out"), value="csv_out")
+        back = page.label(gr.UploadButton(file_types=[".csv"], min_width=140, elem_id="csv-in"), label="csv_in")
     made = gr.File(visible=False, show_label=False, elem_id="csv")
     page.show(view, [desk], lambda run: [run.verdicts_file], (who,), programmed=True)
     page.show(
@@ -116,7 +116,7 @@ def build(page: Page) -> None:
             kept = apply_cut(run, checked(config, min_score=score))["kept"]
         except Problem as problem:
             raise told(problem, language) from None
-        gr.Info(say("cut_saved", language, kept=f"{kept:,}"), title=say("notice", language))
+        notice(language, "cut_saved", kept=f"{kept:,}")
 
     def export(run_id: str | None, language: str) -> Any:
         run = needed(run_id, language)
@@ -133,7 +133,7 @@ def build(page: Page) -> None:
             taken = review.import_csv(run, Path(file), name.strip() or "csv")
         except Problem as problem:
             raise told(problem, language) from None
-        gr.Info(say("csv_taken", language, n=taken), title=say("notice", language))
+        notice(language, "csv_taken", n=taken)
         return [*view(run, language, name), *summary(run, language)]
 
     chosen = [page.run, page.language]

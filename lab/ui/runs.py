@@ -13,7 +13,7 @@ from lab import archive, jobs
 from lab.problems import Problem
 from lab.run import Run
 from lab.ui import header, shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
 from lab.ui.texts import say
 
 GUEST_BYTES = 200_000_000
@@ -81,7 +81,7 @@ def _deleted(run_id: str | None, language: str) -> list[Any]:
     run = needed(run_id, language)
     _quiet(run, language)
     archive.delete(run)
-    gr.Info(say("deleted", language), title=say("notice", language))
+    notice(language, "deleted")
     return [*header.chosen(None, language), gr.update(visible=True)]
 
 
@@ -115,7 +115,7 @@ def _unpacked(path: str, language: str) -> list[Any]:
         run = archive.unpack(Path(path), shared.owner(), GUEST_BYTES if shared.shared() else archive.MOST_BYTES)
     except Problem as problem:
         raise told(problem, language) from None
-    gr.Info(say("made", language, title=run.meta()["title"]), title=say("notice", language))
+    notice(language, "made", title=run.meta()["title"])
     return header.chosen(run.id, language)
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from gradio.context import LocalContext
 
 from lab import jobs
-from lab.config import CompareConfig, GenerateConfig, StageConfig
+from lab.config import STAGES, CompareConfig, GenerateConfig, StageConfig
 from lab.problems import Problem
 from lab.run import LOCAL_OWNER, Run, find_run, home, runs
 
@@ -190,6 +190,22 @@ def allow(config: StageConfig) -> None:
                     f"Option {name}: guests may ask for {most} at most. Sign in, or run the app on a machine of your own.",
                     f"옵션 {name}: 손님은 {most}까지만 쓸 수 있습니다. 로그인하거나 직접 설치해서 실행해 주세요.",
                 )
+
+
+def allow_run(run: Run, starting: str) -> None:
+    """Problem when a stage other than ``starting`` has stored what a shared Space does not open.
+
+    Comparing opens the teacher, judging asks its address: both stand in files that a zip may have brought.
+    """
+    if not shared():
+        return
+    for stage in STAGES:
+        for arm in run.arms() if stage == "train" else [""]:
+            if stage != starting:
+                config = run.config(stage, arm)
+                for name in _SPECS:
+                    allow_spec(name, getattr(config, name, ""))
+                allow_address(getattr(config, "base_url", ""))
 
 
 def allow_spec(name: str, spec: str) -> None:

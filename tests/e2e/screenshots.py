@@ -25,12 +25,12 @@ from lab import archive, domain, judge  # noqa: E402
 from lab.__main__ import main as lab  # noqa: E402
 from lab.config import STAGES  # noqa: E402
 from lab.records import append_rows, write_json  # noqa: E402
-from lab.run import Run, new_run, runs  # noqa: E402
+from lab.run import LOCAL_OWNER, Run, new_run, runs  # noqa: E402
 from lab.stages.filter import set_manual  # noqa: E402
 from lab.ui.texts import TEXTS  # noqa: E402
 
 TABS = (*STAGES, "chat")
-STATES = ("first", "empty", "running", "done", "error", "stale")
+STATES = ("first", "empty", "waiting", "running", "done", "error", "died", "stale")
 WIDTHS = {"wide": 1280, "phone": 390}
 PATIENCE = 120_000
 """Milliseconds; pictures are for looking at, not for timing."""
@@ -52,28 +52,57 @@ def stories(count: int) -> Path:
     return path
 
 
-def make_runs() -> dict[str, str]:
+def finished(example: Path | None) -> Run:
+    """A run with every stage done: the given zip, else made now."""
+    if example:
+        run = archive.unpack(example, LOCAL_OWNER)
+        run.rename("done")
+        return run
+    run = new_run(title="done")
+    for command in (
+        ["import", run.id, str(stories(80))],
+        ["filter", run.id, "--judge", "none"],
+        ["train", run.id, "--epochs", "1", "--batch-size", "8"],
+        ["compare", run.id, "--prompts", "4", "--max-new-tokens", "120"],
+        ["publish", run.id, "--dry-run", "--data-licence", "cc0-1.0"],
+    ):
+        if lab(command):
+            sys.exit(f"could not make the finished run: {command}")
+    return run
+
+
+def make_runs(example: Path | None) -> dict[str, str]:
     """A run in each state; id by state. ``first`` is an app without any run."""
     known = {r.meta()["title"]: r.id for r in runs()}
     if set(STATES) - {"first"} <= known.keys():
         return known
-    done = new_run(title="done")
-    lab(["import", done.id, str(stories(80))])
-    lab(["filter", done.id, "--judge", "none"])
-    lab(["train", done.id, "--epochs", "1", "--batch-size", "8"])
-    lab(["compare", done.id, "--prompts", "4", "--max-new-tokens", "120"])
-    lab(["publish", done.id, "--dry-run", "--data-licence", "cc0-1.0"])
+    done = Run(LOCAL_OWNER, known["done"]) if "done" in known else finished(example)
     stale = archive.duplicate(done, "stale")
     set_manual(stale, next(stale.pairs()).id, False, "reviewer")
     error = new_run(title="error")
     lab(["generate", error.id, "--teacher", "nobody/no-such-model"])
-    running = new_run(title="running")
-    write_json(running.stage_folder("generate") / "config.json", {"pairs": 200})
-    append_rows(running.pairs_file, [p.row() for p in itertools.islice(done.pairs(), 37)])
-    facts = {"state": "running", "pid": os.getpid(), "stage": "generate", "command": "generate", "argv": ["generate"]}
-    write_json(running.job_file, facts | {"done": 37, "total": 200, "seconds_left": 140.0})
-    empty = new_run(title="empty")
-    return {r.meta()["title"]: r.id for r in (done, stale, error, running, empty)}
+    made = [done, stale, error, new_run(title="empty")]
+    for state in GOING:
+        run = new_run(title=state)
+        write_json(run.stage_folder("generate") / "config.json", {"pairs": 200})
+        append_rows(run.pairs_file, [p.row() for p in itertools.islice(done.pairs(), 0 if state == "waiting" else 37)])
+        made.append(run)
+    return {r.meta()["title"]: r.id for r in made}
+
+
+GOING = {
+    "waiting": {"state": "waiting", "place": 2},
+    "running": {"state": "running", "done": 37, "total": 200, "seconds_left": 140.0},
+    "died": {"state": "running", "done": 37, "total": 200},
+}
+"""What job.json holds of a job that waits, works, or was cut off."""
+
+
+def pretend(run: Run, state: str) -> None:
+    """A job in this state, with this process for its worker (for one that died: with none)."""
+    facts = {"stage": "generate", "command": "generate", "argv": ["generate", run.id]} | GOING[state]
+    write_json(run.job_file, facts | {"pid": os.getpid() if state != "died" else 2**22 + 1})
+    run.worker_log.write_text("Killed\n" if state == "died" else "", "utf-8")
 
 
 def tell(page: Page, words: dict[str, str]) -> None:
@@ -110,6 +139,7 @@ def main() -> None:
     """Make the runs, start the app, take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--example", type=Path, help="the zip of a finished run, instead of making one")
     for option, values in (("states", STATES), ("languages", ("ko", "en")), ("themes", ("light", "dark")), ("widths", tuple(WIDTHS))):  # fmt: skip
         parser.add_argument(f"--{option}", nargs="+", choices=values, default=list(values))
     args = parser.parse_args()
@@ -117,9 +147,9 @@ def main() -> None:
     home = args.out.resolve() / "home"
     home.mkdir(exist_ok=True)
     os.environ |= {"LAB_HOME": str(home), "LAB_OFFLINE": "1"}
-    made = make_runs() if set(args.states) - {"first"} else {}
-    for run in (Run("local", made["running"]),) if "running" in args.states else ():
-        write_json(run.job_file, json.loads(run.job_file.read_text("utf-8")) | {"pid": os.getpid(), "born": ""})
+    made = make_runs(args.example) if set(args.states) - {"first"} else {}
+    for state in GOING.keys() & made.keys():
+        pretend(Run(LOCAL_OWNER, made[state]), state)
     (home / "none").mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
