@@ -73,9 +73,19 @@ def timed(name: str, count: int, command: list[str], home: str) -> dict[str, Any
     print(
         f"{name}: {count} stories, {facts['tokens']} tokens in {seconds:.1f} s ({start_up:.1f} s of it not writing): "
         f"{facts['per_second']:.0f} tokens/s, {facts['tokens'] / writing:.0f} while writing",
+        file=sys.stderr,
         flush=True,
     )
     return facts
+
+
+def both(pairs: int, loop: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Our side and the loop, each in processes of their own."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["LAB_HOME"] = home
+        run = new_run()
+        ours = timed("generate  ", pairs, ["-m", "lab", "generate", run.id, "--pairs", str(pairs), "--json"], home)
+        return ours, timed("one by one", loop, ["bench/generate.py", "--one-by-one", str(loop)], home)
 
 
 def main() -> None:
@@ -84,11 +94,7 @@ def main() -> None:
         one_by_one(int(sys.argv[2]))
         return
     pairs, loop = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((1, 1024), (2, 64)))
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["LAB_HOME"] = home
-        run = new_run()
-        ours = timed("generate  ", pairs, ["-m", "lab", "generate", run.id, "--pairs", str(pairs), "--json"], home)
-        theirs = timed("one by one", loop, ["bench/generate.py", "--one-by-one", str(loop)], home)
+    ours, theirs = both(pairs, loop)
     print(f"ratio: {ours['per_second'] / theirs['per_second']:.1f} (whole process)")
 
 
