@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import zipfile
+from html import escape
 from pathlib import Path
 
 import pytest
 
+from lab.problems import Problem
 from lab.records import Verdict, append_rows, write_json
 from lab.run import Run, new_run
 from lab.stages.train import human_pairs
@@ -117,6 +119,7 @@ def test_other_arms_lie_over_the_chosen_ones_losses(run: Run) -> None:
     both = [say("loss", "en"), say("eval_loss", "en")]
     assert names([]) == [*both, say("arm_loss", "en", arm="b"), say("arm_unseen", "en", arm="c")]
     assert names(["c"]) == [*both, say("arm_unseen", "en", arm="c")]
+    assert names(["of another run"]) == names([])
     drawn = train.live(run, "en", "a", [])[1]["value"].data
     assert len({(t.line.color, t.line.dash) for t in drawn}) == len(drawn)
 
@@ -177,3 +180,33 @@ def test_what_an_arm_became_is_listed_packed_and_forgotten_with_its_training(run
 def test_an_arm_trained_as_a_whole_has_no_merge_button(run: Run) -> None:
     (arm(run, "distilled", [3.0], method="full") / "model").mkdir()
     assert train.after(run, "en")[2]["visible"] is False
+
+
+FOUND = {
+    "bytes": 3 * 2**30,
+    "free_bytes": 2 * 2**30,
+    "seconds": 600.0,
+    "measured": False,
+    "steps": 1234,
+    "trainable_share": 0.0123,
+    "rows": 4,
+    "accumulation": 4,
+    "device": "cuda",
+    "precision": "float16",
+    "warning": {"en": "Will <hardly> fit.", "ko": "모자랄 것 같습니다."},
+}
+
+
+def test_the_estimate_shows_memory_time_and_a_warning() -> None:
+    shown = train.estimated(FOUND, "en")
+    for said in ("3.0 GB / 2.0 GB", "10 min", "1,234", "1.2%", "4 × 4", "cuda · float16", "Will &lt;hardly&gt; fit."):
+        assert said in shown
+    assert say("reckoned_time", "en") in shown and "모자랄" in train.estimated(FOUND, "ko")
+    fits = train.estimated(FOUND | {"warning": None, "measured": True}, "en")
+    assert "alert" not in fits and escape(say("measured_time", "en")) in fits
+
+
+def test_a_question_to_the_command_line_gives_its_object_or_its_message(run: Run) -> None:
+    assert train.asked(["status", run.id], "en")["run"] == run.id
+    with pytest.raises(Problem, match="찾을 수 없습니다"):
+        train.asked(["status", "20260101-000000-abcdef"], "ko")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,14 +18,14 @@ from zipfile import ZIP_STORED, ZipFile
 import gradio as gr
 
 from lab import export, jobs
-from lab.config import TrainConfig, preset_config
+from lab.config import TrainConfig, checked, preset_config
 from lab.problems import Problem
 from lab.records import Pair, content_id, read_rows
-from lab.run import Run
+from lab.run import Run, home
 from lab.ui import form, shared, story
 from lab.ui import train_charts as charts
 from lab.ui.job import duration
-from lab.ui.page import ACT, Page, needed, told
+from lab.ui.page import ACT, QUIET, Page, needed, notice, told
 from lab.ui.texts import say
 from lab.ui.theme import BLUE, GREEN, ORANGE
 
@@ -29,21 +33,24 @@ CONTROLS = {"unfiltered": {"arm": "unfiltered", "data": "unfiltered"}, "human": 
 """What does skipping the filter cost, and how do stories by people compare?"""
 NEWEST = "*"
 """Chosen at first: whichever arm is the newest, so the page follows a training that goes through several. No arm's name."""
+PATIENCE = 180
+"""Seconds for an estimate: loading the libraries on a busy machine, and counting tokens."""
 WATCHED = ("learning_rate", "grad_norm", "tokens_per_second", "memory")
 
 
 def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_train")
-    form.build(
+    fields = form.build(
         page,
         "train",
         preset_config("train", "mini"),
         also=("exercise",),
         variants=CONTROLS,
-        launcher="accelerate launch -m lab",
+        launcher="accelerate launch --config_file launch/ddp.yaml -m lab",
     )
     page.about("about_arms")
+    _build_estimate(page, fields)
     arms = gr.HTML()
     with gr.Row():
         arm = page.label(
@@ -70,7 +77,7 @@ def build(page: Page) -> None:
     with drawer:
         made = _build_after(page, arm)
     page.show(ledger, [arm, beside, arms], _files_of_arms, (arm,))
-    page.show(live, [counts, curve, *plots], lambda run: [run.job_file, *_files_of_arms(run)], (arm, beside))
+    page.show(live, [counts, curve, *plots], _files_of_arms, (arm, beside))
     page.show(told_at, [far, answered], lambda run: [_folder(run, a) / "answers.jsonl" for a in run.arms()], (arm, far))
     page.show(
         after,
@@ -86,7 +93,7 @@ def _folder(run: Run, arm: str) -> Path:
 
 def _files_of_arms(run: Run) -> list[Path]:
     names = ("config.json", "log.jsonl", "done.json")
-    return [run.pairs_file, run.verdicts_file, *(_folder(run, a) / n for a in run.arms() for n in names)]
+    return [run.job_file, run.pairs_file, run.verdicts_file, *(_folder(run, a) / n for a in run.arms() for n in names)]
 
 
 def chosen(run: Run, arm: str | None) -> str:
@@ -105,7 +112,7 @@ def logged(run: Run, arm: str) -> tuple[dict[str, Any], ...]:
     return _read(path, facts.st_mtime_ns, facts.st_size)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _read(path: Path, changed: int, size: int) -> tuple[dict[str, Any], ...]:
     """Rows of a file; finished arms do not change, and every visitor looks at all of them."""
     return tuple(read_rows(path))
@@ -186,7 +193,8 @@ def live(run: Run | None, language: str, arm: str | None = None, beside: list[st
     rows = logged(run, name) if run and name else ()
     if run is None or not rows:
         return ["", *(gr.update(visible=False) for _ in (1, *WATCHED))]
-    others = {a: logged(run, a) for a in run.arms() if a != name and (not beside or a in beside)}
+    wanted = set(beside or ()) & set(run.arms()) or set(run.arms())
+    others = {a: logged(run, a) for a in run.arms() if a != name and a in wanted}
     figures = [charts.losses(rows, others, language)]
     drawn = {
         "learning_rate": (charts.points(rows, "learning_rate"), BLUE, ".1e"),
@@ -250,6 +258,66 @@ def told_at(run: Run | None, language: str, arm: str | None = None, far: float =
     return [gr.update(visible=len(steps) > 1), f'<p class="count">{where}</p>{story.shelf(cards)}']
 
 
+def _build_estimate(page: Page, fields: dict[str, Any]) -> None:
+    """The button that tells memory and minutes before the start."""
+    ask = page.label(gr.Button("", size="sm", elem_id="estimate"), value="start_estimate")
+    said = gr.HTML(elem_id="estimated")
+
+    def tell(run_id: str | None, language: str, *values: Any) -> str:
+        run = needed(run_id, language)
+        try:
+            shared.slow_down()
+            given = dict(zip(fields, values, strict=True))
+            base = run.config("train", given["arm"])
+            config = checked(base, **given)
+            shared.allow(config)
+            return estimated(asked(["estimate", run.id, *form.flags(config, base)], language), language)
+        except Problem as problem:
+            raise told(problem, language) from None
+
+    # One at a time: each is a process of its own, as this one may not load the libraries that know.
+    ask.click(tell, [page.run, page.language, *fields.values()], said, concurrency_id="estimate", concurrency_limit=1, api_visibility="private")  # fmt: skip
+    page.run.change(lambda: "", None, said, **QUIET)
+
+
+def asked(args: list[str], language: str) -> dict[str, Any]:
+    """What ``python -m lab ARGS --json`` prints; Problem with its message when it fails."""
+    where = {**os.environ, "LAB_HOME": str(home()), "LAB_LANGUAGE": language}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lab", *args, "--json"],
+            cwd=jobs.ROOT,
+            env=where,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1] if done else f"> {PATIENCE} s"
+        raise Problem(last, last)
+    return json.loads(done.stdout)
+
+
+def estimated(found: dict[str, Any], language: str) -> str:
+    """Memory, minutes and trainable share before the start, and a warning where it will not fit."""
+    items = [
+        (f"{size(found['bytes'])} / {size(found['free_bytes'])}", say("needed_of_free", language)),
+        (
+            duration(found["seconds"], language),
+            say("measured_time" if found["measured"] else "reckoned_time", language),
+        ),
+        (f"{found['steps']:,}", say("steps", language)),
+        (f"{found['trainable_share']:.1%}", say("trainable", language)),
+        (f"{found['rows']} × {found['accumulation']}", say("rows_and_accumulation", language)),
+        (f"{found['device']} · {found['precision']}", say("device", language)),
+    ]
+    warning = found["warning"]
+    alert = f'<div class="welcome" role="alert">{escape(warning[language])}</div>' if warning else ""
+    return alert + story.facts(items)
+
+
 def _build_after(page: Page, arm: gr.Dropdown) -> list[Any]:
     """Merge, GGUF, download; the components that ``after`` fills."""
     page.about("about_after")
@@ -275,7 +343,7 @@ def _build_after(page: Page, arm: gr.Dropdown) -> list[Any]:
             jobs.start(run, ["export", run.id, "--arm", chosen(run, name), "--format", what(wanted), "--json"])
         except Problem as problem:
             raise told(problem, language) from None
-        gr.Info(say("started", language), title=say("notice", language))
+        notice(language, "started")
 
     def packed(run_id: str | None, language: str, name: str) -> Any:
         run = needed(run_id, language)
