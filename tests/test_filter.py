@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +247,50 @@ def test_the_ledger_is_searched_and_a_row_is_restored_by_hand_at_once(run_: Run)
     stage.decide(run_, dropped.id, True)
     assert {v.id: v for v in run_.verdicts()}[dropped.id].kept and run_.state("filter") == "done"
     assert f'data-id="{dropped.id}" data-keep="drop"' in tab.rows(run_, "ko", "people")[0]
+
+
+def test_on_many_cores_and_in_chunks_the_verdicts_are_those_of_one_piece(
+    run_: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filtered(run_)
+    whole = [v.row() for v in run_.verdicts()]
+    monkeypatch.setattr(stage, "CHUNK", 20)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    filtered(run_)
+    assert [v.row() for v in run_.verdicts()] == whole
+    left = {p.name for p in run_.stage_folder("filter").iterdir()}
+    assert left == {"config.json", "done.json", "verdicts.jsonl", "dataset"}  # no working file stays behind
+
+
+def test_chunks_are_read_only_as_fast_as_they_are_worked_on() -> None:
+    read = []
+
+    class Pool:
+        def submit(self, work: object, chunk: list[Pair]) -> Future:
+            done: Future = Future()
+            done.set_result(chunk)
+            return done
+
+    def chunks() -> Iterator[list[int]]:
+        for i in range(100):
+            read.append(i)
+            yield [i]
+
+    answers = stage._in_turn(Pool(), chunks(), 4)
+    assert next(answers) == [0] and len(read) <= 5
+    assert [*answers] == [[i] for i in range(1, 100)]
+
+
+def test_a_row_that_stands_twice_counts_once(run_: Run) -> None:
+    append_rows(run_.pairs_file, [p.row() for p in list(run_.pairs())[:7]])
+    assert filtered(run_)["pairs"] == len(ROWS)
+    assert [v.id for v in run_.verdicts()] == [r["id"] for r in ROWS]
+
+
+def test_shingles_that_wait_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
+    sets, _ = stage.sketch([r["output"] for r in ROWS[:9]])
+    stored = stage.Shingles(tmp_path)
+    stored.extend(sets[:4])
+    stored.extend(sets[4:])
+    assert len(stored) == 9 and all(np.array_equal(a, b) for a, b in zip(stored, sets, strict=True))
+    assert not list(tmp_path.iterdir())

@@ -1,18 +1,23 @@
 """filter: a verdict for every pair, by rules, by a judge and by people, that can be cut again without recomputing.
 
 What costs time (checks, near-duplicate search, judge) runs once and stays in ``Verdict.scores``; ``recut``
-turns these scores and a configuration into verdicts.
+turns these scores and a configuration into verdicts. ``run`` streams: rows, shingles and sketches wait on disk, so a
+million pairs need little more memory than a thousand.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,7 @@ from lab.config import FilterConfig
 from lab.domain import reference_stories
 from lab.problems import Problem
 from lab.progress import Progress
-from lab.records import Pair, Verdict, append_rows, dump, read_rows, repair, write_text
+from lab.records import Pair, Verdict, append_rows, read_rows, repair
 from lab.run import Run
 
 SHINGLE = 3
@@ -70,33 +75,69 @@ def sketch(texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
     return sets, ((digests + np.uint64(1)) * factors).sum(-1, dtype=np.uint64)
 
 
+class Shingles(Sequence[np.ndarray]):
+    """The shingle sets of many texts in an unnamed file in ``folder``: what waits there (1.7 KB a story) fills no memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as this object)
+        self._ends = array("q", [0])
+
+    def extend(self, sets: Iterable[np.ndarray]) -> None:
+        """Append some texts' sets."""
+        for one in sets:
+            self._file.write(one.tobytes())
+            self._ends.append(self._ends[-1] + one.nbytes)
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        start, end = self._ends[row], self._ends[row + 1]
+        return np.frombuffer(os.pread(self._file.fileno(), end - start, start), np.uint64)
+
+
+def _on_disk(shape: tuple[int, int], kind: Any, folder: Path | None) -> np.ndarray:
+    """An array in an unnamed file."""
+    return np.memmap(tempfile.TemporaryFile(dir=folder), kind, "w+", shape=shape)
+
+
 def near_duplicates(
-    sketches: tuple[list[np.ndarray], np.ndarray], usable: Sequence[bool], known: int = 0
+    sketches: tuple[Sequence[np.ndarray], np.ndarray],
+    usable: Sequence[bool] | np.ndarray,
+    known: int = 0,
+    folder: Path | None = None,
 ) -> dict[int, tuple[int, float]]:
     """Row -> (row that it repeats, Jaccard similarity of shingles) for every near-duplicate.
 
     The survivor is the first in the file that is ``usable`` (has no other fault) and no duplicate itself; the first
     ``known`` rows, the reference stories, come before all and are never duplicates. MinHash and banding find
-    candidates, the exact similarity decides. Time grows with the rows and memory by about 2.5 KB a story.
+    candidates, the exact similarity decides. Time grows with the rows; working space is in ``folder``.
     """
     sets, bands = sketches
-    groups = np.full(bands.shape, -1)
+    groups = _on_disk(bands.shape, np.int32, folder)
+    shared_by_any = np.zeros(len(bands), bool)
     for band in range(bands.shape[1]):
         _, group, size = np.unique(bands[:, band], return_inverse=True, return_counts=True)
-        groups[:, band] = np.where(size[group] > 1, group, -1)
+        shared = size[group] > 1
+        groups[:, band] = np.where(shared, group, -1)
+        shared_by_any |= shared
     survivors: dict[tuple[int, int], list[int]] = {}
     found: dict[int, tuple[int, float]] = {}
-    for row in np.flatnonzero((groups >= 0).any(1)).tolist():
-        shared = [(band, group) for band, group in enumerate(groups[row].tolist()) if group >= 0]
-        own, best = sets[row], (0.0, 0)
-        for other in {o for key in shared for o in survivors.get(key, ())} if row >= known else ():
-            both = len(np.intersect1d(own, sets[other], assume_unique=True))
+    for row in np.flatnonzero(shared_by_any).tolist():
+        shared_bands = [(band, group) for band, group in enumerate(groups[row].tolist()) if group >= 0]
+        others = {o for key in shared_bands for o in survivors.get(key, ())} if row >= known else ()
+        best = (0.0, 0)
+        own = sets[row] if others else None
+        for other in others:
+            theirs = sets[other]
+            both = len(np.intersect1d(own, theirs, assume_unique=True))
             # Among equals the earliest.
-            best = max(best, (round(both / (len(own) + len(sets[other]) - both), 3), -other))
+            best = max(best, (round(both / (len(own) + len(theirs) - both), 3), -other))
         if best[0] >= SAME:
             found[row] = (-best[1], best[0])
         elif usable[row]:
-            for key in shared:
+            for key in shared_bands:
                 survivors.setdefault(key, []).append(row)
     return found
 
@@ -115,38 +156,77 @@ def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], tuple[list[np.nda
     return measured, sketch([p.output for p in pairs])
 
 
-def measure(pairs: Sequence[Pair], progress: Progress | None = None) -> list[dict[str, Any]]:
-    """The statistics and findings of every pair (as ``Verdict.scores``), near-duplicates included."""
-    chunks = [list(pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK)]
+def _in_turn(pool: ProcessPoolExecutor, chunks: Iterable[list[Pair]], most: int) -> Iterator[Any]:
+    """The pool's answers in the order of the chunks; a chunk is read only when fewer than ``most`` are under way."""
+    waiting: deque[Any] = deque()
+    for chunk in chunks:
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(_measure, chunk))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _chunks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    rows = iter(pairs)
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+@dataclass(frozen=True)
+class Measured(Iterable[dict[str, Any]]):
+    """The statistics and findings of many pairs (as ``Verdict.scores``) in a file, near-duplicates added while reading."""
+
+    path: Path
+    twins: dict[int, dict[str, Any]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row, scores in enumerate(read_rows(self.path)):
+            if twin := self.twins.get(row):
+                scores["found"]["near_duplicate"] = None
+                scores |= twin
+            yield scores
+
+
+def measure(pairs: Iterable[Pair], ids: Sequence[str], folder: Path, progress: Progress | None = None) -> Measured:
+    """Look at every pair, on all cores, near-duplicates included; ``ids`` are those of the pairs, ``folder`` takes the rows."""
     known = reference_stories()
     sets, bands = sketch([r["output"] for r in known])
-    measured: list[dict[str, Any]] = []
-    all_bands = [bands]
+    shingles, all_bands = Shingles(folder), _on_disk((len(known) + len(ids), BANDS), np.uint64, folder)
+    shingles.extend(sets)
+    all_bands[: len(known)] = bands
+    usable = np.ones(len(all_bands), bool)
+    path, done, cores = folder / ".measured.jsonl", 0, os.cpu_count() or 1
+    path.unlink(missing_ok=True)
     with ExitStack() as stack:
-        work = map(_measure, chunks)
-        if len(chunks) > 2:
+        work = map(_measure, _chunks(pairs))
+        if len(ids) > 2 * CHUNK:
             # spawn, as the calling process may hold threads of torch
-            pool = ProcessPoolExecutor(min(os.cpu_count() or 1, 8), get_context("spawn"))
+            pool = ProcessPoolExecutor(cores, get_context("spawn"))
             stack.callback(pool.shutdown, cancel_futures=True)
-            work = pool.map(_measure, chunks)
-        for part, (more, bands) in work:
-            measured += part
-            sets += more
-            all_bands.append(bands)
+            work = _in_turn(pool, _chunks(pairs), 2 * cores)
+        for measured, (sets, bands) in work:
+            append_rows(path, measured)
+            shingles.extend(sets)
+            start, done = len(known) + done, done + len(measured)
+            all_bands[start : start + len(measured)] = bands
+            usable[start : start + len(measured)] = [not m["found"] for m in measured]
             if progress:
-                progress.step(len(measured))
-    usable = [True] * len(known) + [not m["found"] for m in measured]
-    names = [r["id"] for r in known] + [p.id for p in pairs]
-    for row, (other, similarity) in near_duplicates((sets, np.concatenate(all_bands)), usable, len(known)).items():
-        scores = measured[row - len(known)]
-        scores["found"]["near_duplicate"] = None
-        scores |= {"twin": names[other], "similarity": similarity}
-    return measured
+                progress.step(done)
+    names = [r["id"] for r in known]
+    twins = {}
+    for row, (other, similarity) in near_duplicates((shingles, all_bands), usable, len(known), folder).items():
+        twin = names[other] if other < len(known) else ids[other - len(known)]
+        twins[row - len(known)] = {"twin": twin, "similarity": similarity}
+    return Measured(path, twins)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Verdicts as columns, made once, so that ``cut`` is a few array operations."""
+    """Verdicts as columns, made once, so that ``cut`` is a few array operations.
+
+    ``verdicts`` is empty where the rows stay on disk.
+    """
 
     verdicts: tuple[Verdict, ...]
     chars: np.ndarray
@@ -155,16 +235,25 @@ class Table:
     human: np.ndarray
 
     @staticmethod
-    def of(verdicts: Iterable[Verdict]) -> Table:
-        """``found`` holds one bit a reason; ``judge`` NaN where there is no score; ``human`` 1 keep, 0 drop, -1 none."""
-        rows = tuple(verdicts)
-        found = [sum(1 << _BITS[r] for r in v.scores.get("found", ())) for v in rows]
+    def of(verdicts: Iterable[Verdict], hold: bool = True) -> Table:
+        """``found`` holds one bit a reason; ``judge`` NaN where there is no score; ``human`` 1 keep, 0 drop, -1 none.
+
+        Without ``hold`` the rows are read once and let go.
+        """
+        rows, chars, found, judge, human = [], array("i"), array("q"), array("d"), array("b")
+        for v in verdicts:
+            if hold:
+                rows.append(v)
+            chars.append(v.scores.get("chars", 0))
+            found.append(sum(1 << _BITS[r] for r in v.scores.get("found", ())))
+            judge.append(np.nan if v.judge is None else v.judge)
+            human.append(v.scores.get("human", -1))
         return Table(
-            rows,
-            np.array([v.scores.get("chars", 0) for v in rows], np.int32),
+            tuple(rows),
+            np.array(chars, np.int32),
             np.array(found, np.int64),
-            np.array([np.nan if v.judge is None else v.judge for v in rows], np.float64),
-            np.array([v.scores.get("human", -1) for v in rows], np.int8),
+            np.array(judge, np.float64),
+            np.array(human, np.int8),
         )
 
     def counts(self) -> dict[str, int]:
@@ -264,13 +353,11 @@ def curve(table: Table, config: FilterConfig) -> list[tuple[float, float]]:
     return points
 
 
-def verdicts_of(table: Table, result: Cut) -> list[Verdict]:
-    """The verdict rows of a cut."""
+def verdicts_of(rows: Iterable[Verdict], table: Table, result: Cut) -> Iterator[Verdict]:
+    """The verdicts of a cut; ``rows`` are those that the table was made of."""
     names: dict[int, tuple[str, ...]] = {}
-    verdicts = []
-    for v, kept, bits, human in zip(
-        table.verdicts, result.kept.tolist(), result.reasons.tolist(), table.human.tolist(), strict=True
-    ):
+    # Numbers one by one: as lists a million rows would be three million objects.
+    for v, kept, bits, human in zip(rows, map(bool, result.kept), map(int, result.reasons), table.human, strict=True):
         if bits not in names:
             names[bits] = tuple(r for r, i in _BITS.items() if bits >> i & 1)
         reasons = names[bits]
@@ -281,14 +368,13 @@ def verdicts_of(table: Table, result: Cut) -> list[Verdict]:
             if v.judge is not None and (kept or set(reasons) <= {"low_score", "below_cut"})
             else "rule"
         )
-        verdicts.append(Verdict(v.id, kept, reasons, v.scores, v.judge, by))
-    return verdicts
+        yield Verdict(v.id, kept, reasons, v.scores, v.judge, by)
 
 
 def recut(rows: Iterable[Verdict], config: FilterConfig) -> list[Verdict]:
     """The same rows under another configuration, from their stored scores alone."""
     table = Table.of(rows)
-    return verdicts_of(table, cut(table, config))
+    return list(verdicts_of(table.verdicts, table, cut(table, config)))
 
 
 @dataclass(frozen=True)
@@ -388,55 +474,75 @@ def _not_busy(run_: Run) -> None:
         )
 
 
-def save_cut(run_: Run, config: FilterConfig, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Cut stored verdicts by ``config`` and people's word, write verdicts.jsonl and the dataset, return the facts."""
+def save_cut(run_: Run, config: FilterConfig, verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """Cut stored verdicts by ``config`` and people's word, write verdicts.jsonl and the dataset, return the facts.
+
+    ``verdicts`` is read twice, in the order of the pairs file.
+    """
     people = human_verdicts(run_)
-    rows = []
-    for v in verdicts:
-        scores = {k: x for k, x in v.scores.items() if k != "human"}
-        if v.id in people:
-            scores["human"] = int(people[v.id])
-        rows.append(Verdict(v.id, v.kept, v.reasons, scores, v.judge, v.by))
-    table = Table.of(rows)
+
+    def heard() -> Iterator[Verdict]:
+        for v in verdicts:
+            scores = {k: x for k, x in v.scores.items() if k != "human"}
+            if v.id in people:
+                scores["human"] = int(people[v.id])
+            yield Verdict(v.id, v.kept, v.reasons, scores, v.judge, v.by)
+
+    table = Table.of(heard(), hold=False)
     result = cut(table, config)
-    final = verdicts_of(table, result)
-    write_text(run_.verdicts_file, "".join(dump(v.row()) + "\n" for v in final))
-    write_dataset(run_, final)
+    unparsable = 0
+    aside = run_.verdicts_file.with_name(f".{run_.verdicts_file.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    final = verdicts_of(heard(), table, result)
+    while part := list(islice(final, CHUNK)):
+        unparsable += sum(bool(v.scores.get("unparsable")) for v in part)
+        append_rows(aside, [v.row() for v in part])
+    aside.replace(run_.verdicts_file)
+    write_dataset(run_)
     kept = int(result.kept.sum())
-    unparsable = sum(bool(v.scores.get("unparsable")) for v in final)
     facts = {
-        "pairs": len(final),
+        "pairs": len(table.chars),
         "kept": kept,
-        "pass_rate": kept / len(final),
+        "pass_rate": kept / len(table.chars),
         "reasons": result.counts(),
         "funnel": result.funnel(),
     }
     return facts | ({"unparsable": unparsable} if unparsable else {})
 
 
-def write_dataset(run_: Run, verdicts: Sequence[Verdict]) -> None:
+def write_dataset(run_: Run) -> None:
     """The kept pairs as a DatasetDict on disk, one split each where there are rows."""
     import shutil
 
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict, Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
 
-    kept = {v.id: v for v in verdicts if v.kept}
-    splits: dict[str, list[dict[str, Any]]] = {}
-    for pair in run_.pairs():
-        if pair.id in kept:
-            row = {k: v for k, v in pair.row().items() if k not in ("seconds", "split")}
-            splits.setdefault(pair.split, []).append(row | {"judge": kept[pair.id].judge})
-    shutil.rmtree(run_.dataset_folder, ignore_errors=True)
-    if splits:
-        aside = run_.dataset_folder.with_name(f".dataset.{os.getpid()}")
-        DatasetDict(
-            {name: Dataset.from_list(splits[name]) for name in ("train", "test") if name in splits}
-        ).save_to_disk(str(aside))
-        aside.rename(run_.dataset_folder)
+    text = Value("string")
+    features = Features(
+        {k: text for k in ("id", "instruction", "output", "character")}
+        | {"keywords": List(text), "teacher": text, "finish": text, "tokens": Value("int64"), "judge": Value("float64")}
+    )
+    with tempfile.TemporaryDirectory(dir=run_.dataset_folder.parent, prefix=".") as folder, ExitStack() as stack:
+        files = {name: f"{folder}/{name}.arrow" for name in ("train", "test")}
+        writers = {name: stack.enter_context(ArrowWriter(path=file, features=features)) for name, file in files.items()}
+        verdicts = run_.verdicts()
+        verdict = next(verdicts, None)
+        for pair in run_.pairs():
+            if verdict is None or pair.id != verdict.id:
+                continue  # a pair without a verdict, or one that was there before
+            if verdict.kept:
+                row = {k: v for k, v in pair.row().items() if k in features}
+                writers[pair.split].write(row | {"judge": verdict.judge})
+            verdict = next(verdicts, None)
+        counts = {name: writer.finalize()[0] for name, writer in writers.items()}
+        shutil.rmtree(run_.dataset_folder, ignore_errors=True)
+        if splits := {name: Dataset.from_file(files[name]) for name in files if counts[name]}:
+            DatasetDict(splits).save_to_disk(f"{folder}/dataset")
+            Path(folder, "dataset").rename(run_.dataset_folder)
 
 
 def _judged(
-    run_: Run, config: FilterConfig, pairs: list[Pair], scores: list[dict[str, Any]], progress: Progress
+    run_: Run, config: FilterConfig, pairs: Callable[[], Iterator[Pair]], count: int, rows: Measured, progress: Progress
 ) -> dict[int, tuple[float | None, str]]:
     """Row -> (score or None, reason) of the judge, for every pair without a fault.
 
@@ -446,8 +552,7 @@ def _judged(
     from lab import judge
 
     off = rules_off(config)
-    wanted = [i for i, m in enumerate(scores) if not set(m["found"]) - off]
-    if same := judge.same_family(config.judge, [p.teacher for p in pairs]):
+    if same := judge.same_family(config.judge, sorted({p.teacher for p in pairs()})):
         progress.note(
             f"Judge and teacher are of the same family ({same}): it may like its own style. Another judge is safer.",
             f"심사 모델과 교사 모델이 같은 계열입니다({same}). 자기 문체를 후하게 볼 수 있으니 다른 심사 모델을 권합니다.",
@@ -455,46 +560,77 @@ def _judged(
     repair(run_.judged_file)
     name = judge.identity(config.judge)
     known = {r["id"]: (r["score"], r["reason"]) for r in read_rows(run_.judged_file) if r["judge"] == name}
-    opinions = {i: known[pairs[i].id] for i in wanted if pairs[i].id in known}
-    fresh = [i for i in wanted if i not in opinions]
-    done = len(pairs) + len(pairs) - len(fresh)
-    for start in range(0, len(fresh), JUDGED_AT_ONCE):
-        part = fresh[start : start + JUDGED_AT_ONCE]
-        said = judge.judge_pairs([pairs[i] for i in part], config.judge)
-        opinions |= zip(part, said, strict=True)
-        rows = [
-            {"id": pairs[i].id, "judge": name, "score": score, "reason": why}
-            for i, (score, why) in zip(part, said, strict=True)
-            if score is not None
-        ]
-        append_rows(run_.judged_file, rows)
+    opinions: dict[int, tuple[float | None, str]] = {}
+    fresh: list[int] = []
+    for i, (pair, scores) in enumerate(zip(pairs(), rows, strict=True)):
+        if set(scores["found"]) - off:
+            continue
+        if pair.id in known:
+            opinions[i] = known[pair.id]
+        else:
+            fresh.append(i)
+    done = 2 * count - len(fresh)
+    unseen = set(fresh)
+    asked = ((i, pair) for i, pair in enumerate(pairs()) if i in unseen)
+    while part := list(islice(asked, JUDGED_AT_ONCE)):
+        said = judge.judge_pairs([pair for _, pair in part], config.judge)
+        opinions |= {i: opinion for (i, _), opinion in zip(part, said, strict=True)}
+        append_rows(
+            run_.judged_file,
+            [
+                {"id": pair.id, "judge": name, "score": score, "reason": why}
+                for (_, pair), (score, why) in zip(part, said, strict=True)
+                if score is not None
+            ],
+        )
         done += len(part)
         progress.step(done)
     return opinions
 
 
+@dataclass(frozen=True)
+class _Rows(Iterable[Verdict]):
+    """The uncut verdicts: what was measured and judged, in the order of the pairs file."""
+
+    ids: Sequence[str]
+    measured: Measured
+    opinions: dict[int, tuple[float | None, str]]
+
+    def __iter__(self) -> Iterator[Verdict]:
+        for i, (id, scores) in enumerate(zip(self.ids, self.measured, strict=True)):
+            score, why = self.opinions.get(i, (None, ""))
+            extra: dict[str, Any] = {"judge_reason": why} if why else {}
+            if i in self.opinions and score is None:
+                extra["unparsable"] = True
+            yield Verdict(id, False, (), scores | extra, score)
+
+
 def run(run_: Run, config: FilterConfig, progress: Progress) -> dict[str, Any]:
     """Judge every pair of the run; facts: pairs, kept, pass_rate, reasons, funnel."""
     rules_off(config)
-    pairs = list({p.id: p for p in run_.pairs()}.values())
-    if not pairs:
+    ids = list(dict.fromkeys(p.id for p in run_.pairs()))
+    if not ids:
         raise Problem(
             "There are no pairs to filter. Run `python -m lab generate` or `python -m lab import` first.",
             "거를 쌍이 없습니다. 먼저 `python -m lab generate` 또는 `python -m lab import` 명령을 실행해 주세요.",
         )
+
+    def pairs() -> Iterator[Pair]:
+        # A row that stands twice counts once, where it came first.
+        wanted = iter(ids)
+        id = next(wanted, None)
+        for pair in run_.pairs():
+            if pair.id == id:
+                yield pair
+                id = next(wanted, None)
+
     run_.begin("filter", config)
     judged = config.judge not in ("", "none")
-    progress.begin("filter", len(pairs) * (2 if judged else 1))
-    scores = measure(pairs, progress)
-    opinions = _judged(run_, config, pairs, scores, progress) if judged else {}
-    rows = []
-    for i, (pair, measured) in enumerate(zip(pairs, scores, strict=True)):
-        score, why = opinions.get(i, (None, ""))
-        extra: dict[str, Any] = {"judge_reason": why} if why else {}
-        if i in opinions and score is None:
-            extra["unparsable"] = True
-        rows.append(Verdict(pair.id, False, (), measured | extra, score))
-    facts = save_cut(run_, config, rows)
+    progress.begin("filter", len(ids) * (2 if judged else 1))
+    rows = measure(pairs(), ids, run_.stage_folder("filter"), progress)
+    opinions = _judged(run_, config, pairs, len(ids), rows, progress) if judged else {}
+    facts = save_cut(run_, config, _Rows(ids, rows, opinions))
+    rows.path.unlink()
     if facts["pass_rate"] < 0.5 and facts["reasons"]:
         worst = max(facts["reasons"], key=facts["reasons"].get)
         progress.note(
