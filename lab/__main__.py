@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     way.add_argument("--import", type=Path, metavar="FILE.csv", dest="take")
     review.add_argument("--count", type=int, default=100)
     add("train", "train one arm of the student", stage="train")
+    add("estimate", "memory and minutes of a training, before it begins", stage="train")
     add("exercise", "train the arms top-30, top-50 and top-80 on the best 30, 50 and 80 %, and compare", stage="train")
     export = add("export", "a trained arm as a full model (merged) or as a GGUF file for llama.cpp")
     export.add_argument("--arm", default="distilled")
@@ -118,7 +119,7 @@ def _exercise(run: Run, options: dict[str, Any], argv: list[str]) -> dict[str, A
     """Train an arm on each of SHARES with otherwise the same settings, then compare all arms of the run."""
     from lab.stages import compare, train
 
-    settings = run.config("train", options.get("arm") or "distilled", **options)
+    settings = _settings(run, "train", options)
     with jobs.at_work(run, "exercise", argv, say=True) as progress:
         _listen(progress)
         if not any(v.judge is not None for v in run.verdicts()):
@@ -193,13 +194,18 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
         return facts, "\n".join(f"{k}: {v}" for k, v in facts.items())
     if args.command == "export":
         return _export(run, args, argv)
-    stage = "train" if args.command == "exercise" else args.command
+    stage = "train" if args.command in ("exercise", "estimate") else args.command
     options = {k: v for k, v in vars(args).items() if k in config.STAGES[stage].__dataclass_fields__}
     if args.command == "exercise":
         from lab.stages.compare import table
 
         facts = _exercise(run, options, argv)
         return facts, table(facts["report"])
+    if args.command == "estimate":
+        from lab.stages.train import estimate
+
+        facts = estimate(run, _settings(run, stage, options))
+        return facts, "\n".join(f"{k}: {v}" for k, v in facts.items())
     facts = _stage(run, args.command, options, argv)
     if args.command == "compare":
         from lab.stages.compare import table
@@ -301,6 +307,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     finally:
         sys.stdout = stdout
+    if os.environ.get("RANK", "0") != "0":  # a further process of accelerate launch: the first one has said it
+        return 0
     print(json.dumps(result, ensure_ascii=False) if args.json else text)
     print(f"{time.time() - started:.0f} s", file=sys.stderr)
     return 0

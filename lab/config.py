@@ -225,8 +225,22 @@ class TrainConfig:
         "distilled", "Arm", "갈래 이름", help_en="Name of this training arm.", help_ko="이 학습 갈래의 이름"
     )
     student: str = knob("mini:student", "Student", "학생 모델")
-    method: str = knob("lora", "Method", "학습 방법", choices=("lora", "full", "scratch", "soft"))
-    data: str = knob("distilled", "Data", "학습 자료", choices=("distilled", "unfiltered", "human"))
+    method: str = knob(
+        "lora",
+        "Method",
+        "학습 방법",
+        choices=("lora", "full", "scratch", "soft"),
+        help_en="scratch: a story model with a vocabulary of its own. soft: the teacher's distribution, for one shared vocabulary.",
+        help_ko="scratch: 자기 어휘를 가진 이야기 모델을 처음부터. soft: 어휘가 같은 교사의 확률 분포를 배웁니다.",
+    )
+    data: str = knob(
+        "distilled",
+        "Data",
+        "학습 자료",
+        choices=("distilled", "unfiltered", "human"),
+        help_en="unfiltered: what does skipping the filter cost? human: stories by people, as many.",
+        help_ko="unfiltered: 필터를 건너뛰면 어떻게 될까요? human: 사람이 쓴 이야기를 같은 수만큼",
+    )
     epochs: float = knob(3.0, "Epochs", "에폭", low=0.1, high=50, step=0.5)
     learning_rate: float = knob(1e-4, "Learning rate", "학습률", low=1e-6, high=1e-1, step=1e-6)
     keep_top: float = knob(1.0, "Keep the best", "상위 비율", low=0.05, high=1.0, step=0.05, more=True)
@@ -240,7 +254,38 @@ class TrainConfig:
         1024, "Longest example (tokens)", "예제 최대 길이(토큰)", low=64, high=8192, step=1, more=True
     )
     evaluations: int = knob(8, "Evaluations", "평가 횟수", low=1, high=100, step=1, more=True)
-    early_stopping: bool = knob(False, "Early stopping", "조기 종료", more=True)
+    early_stopping: bool = knob(
+        False,
+        "Early stopping",
+        "조기 종료",
+        more=True,
+        help_en="Ends after three evaluations without a better held-out loss. The best student is kept either way.",
+        help_ko="검증 손실이 평가 세 번 동안 나아지지 않으면 끝냅니다. 어느 쪽이든 가장 나은 학생을 남깁니다.",
+    )
+    four_bit: bool = knob(
+        False,
+        "4-bit base (QLoRA)",
+        "4비트 바탕(QLoRA)",
+        more=True,
+        help_en="A quarter of the base's memory; needs a GPU and bitsandbytes.",
+        help_ko="바탕 모델의 메모리를 4분의 1로 줄입니다. GPU와 bitsandbytes가 필요합니다.",
+    )
+    teacher: str = knob(
+        "",
+        "Teacher of method soft",
+        "soft 방법의 교사",
+        more=True,
+        help_en="Empty takes the teacher that wrote the pairs.",
+        help_ko="비워 두면 쌍을 쓴 교사",
+    )
+    human_file: str = knob(
+        "",
+        "Own human stories",
+        "직접 준비한 사람 이야기",
+        more=True,
+        help_en="For data human: a .jsonl file with instruction and output; empty fills the built-in templates.",
+        help_ko="학습 자료가 human일 때 쓸 .jsonl 파일(instruction, output). 비워 두면 기본 틀을 채워 씁니다.",
+    )
     seed: int = knob(0, "Seed", "시드", low=0, high=2**31 - 1, step=1, more=True)
 
 

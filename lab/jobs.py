@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.problems import Problem, Stopped
-from lab.progress import Progress
+from lab.progress import Onlooker, Progress
 from lab.records import cannot_write, read_json
 from lab.run import Run, home
 
@@ -103,7 +103,10 @@ def machine_taken() -> bool:
 @contextmanager
 def at_work(run: Run, command: str, argv: list[str], say: bool, here: bool = True) -> Iterator[Progress]:
     """The frame of every heavy command: registers the job, waits for the machine (if it works ``here``), records how it
-    ended."""
+    ended. Further processes of accelerate launch only take part: the first one keeps the books."""
+    if os.environ.get("RANK", "0") != "0":
+        yield Onlooker(run, command, argv)
+        return
     mine = (read_json(run.job_file) or {}).get("pid") == os.getpid()
     if not mine and look(run).state in GOING:
         raise _busy(run)

@@ -233,7 +233,7 @@ class LocalModel:
 
     def _halved(self, size: int, error: RuntimeError) -> int:
         """Half of a batch that did not fit. Raises ``error`` when it is something else, Problem when one row is too much."""
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise error
         if size == 1:
             raise Problem(
@@ -296,7 +296,7 @@ class LocalModel:
                 cache.batch_select_indices(torch.zeros(size, dtype=torch.long, device=self.device))
                 times = [self._timed_step(size, cache, sampling) for _ in range(4)]
             except RuntimeError as error:
-                if not found or not _out_of_memory(error):
+                if not found or not out_of_memory(error):
                     raise
                 self._free()
                 break
@@ -408,7 +408,7 @@ def _cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """CUDA says so with a type of its own, the CPU's allocator in words."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 

@@ -69,3 +69,14 @@ class Progress:
     def stopping(self) -> bool:
         """Whether somebody asked to stop."""
         return self.interrupted or self.run.stop_file.exists()
+
+
+class Onlooker(Progress):
+    """The progress of a process that only takes part in another one's job: it writes and says nothing."""
+
+    def write(self, **facts: Any) -> None:
+        """Keep the facts in memory, where ``step`` looks for the total."""
+        self.job |= facts
+
+    def log(self, **facts: Any) -> None:
+        """Nothing."""

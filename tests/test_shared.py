@@ -133,6 +133,7 @@ def test_guests_keep_few_runs_and_may_ask_for_little(space):
         FilterConfig(judge="/root/model"),
         TrainConfig(student="~/model"),
         CompareConfig(reference="/etc/passwd"),
+        TrainConfig(human_file="/etc/passwd"),
         CompareConfig(judge="file:///etc"),
     ],
 )

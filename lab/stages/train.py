@@ -1,50 +1,32 @@
-"""Train one arm of the student with TRL's SFTTrainer: LoRA or full fine-tuning, loss on the answer only.
+"""Train one arm of the student: which pairs it learns from, whether it has been trained already, where to go on.
 
-Everything that the trainer says goes to ``train/<arm>/log.jsonl``. A stop saves a checkpoint; the next call
-with the same configuration, data and student goes on from the newest one, with the same order of the rows.
+Methods: ``lora`` (an adapter; 4-bit base by option), ``full`` (all weights), ``scratch`` (a story model with a vocabulary
+of its own) and ``soft`` (an adapter learns the teacher's distribution). The training itself is ``lab.training``. A stop
+saves a checkpoint; the next call with the same configuration, data and student goes on from the newest one, with the
+same order of the rows.
 """
 
 from __future__ import annotations
 
-import math
 import random
+import shlex
 import shutil
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lab import domain
-from lab.config import TrainConfig, as_json
-from lab.problems import Problem, Stopped
+from lab.config import PRESETS, TrainConfig, as_flags, as_json
+from lab.problems import Problem
 from lab.progress import Progress
-from lab.records import Pair, append_rows, content_id, dump, read_json, read_rows, write_json, write_text
+from lab.records import Pair, content_id, dump, read_json, read_rows, write_json, write_text
 from lab.run import Run
 
 FEWEST_PAIRS = 8
 """Below this many training pairs there is nothing to learn but the pairs themselves."""
-ROWS_AT_A_TIME = {"small": 64, "large": 4}
-"""Rows in one forward pass: models below 50M weights are bound by overhead, larger ones by memory
-(4 x 512 tokens of a 0.5B model are meant to fit a 16 GB card)."""
-
-
-def precision(device_type: str, capability: tuple[int, int] | None = None) -> dict[str, Any]:
-    """The precision flags of the trainer and the dtype of a frozen base.
-
-    bf16 from compute capability 8.0 on; fp16 autocast below (a T4 only emulates bf16); fp32 off a GPU.
-    Always explicit, as TRL turns bf16 on by itself. What is trained stays fp32 everywhere.
-    """
-    import torch
-
-    from lab.models import pick_dtype
-
-    dtype = pick_dtype(torch.device(device_type), capability)
-    return {
-        "bf16": dtype is torch.bfloat16,
-        "fp16": dtype is torch.float16,
-        "use_cpu": device_type == "cpu",
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+SAMPLED = 100
+"""Pairs whose tokens are counted for an estimate."""
 
 
 def human_pairs(count: int, seed: int) -> list[Pair]:
@@ -68,6 +50,21 @@ def human_pairs(count: int, seed: int) -> list[Pair]:
     return list(made.values())
 
 
+def stories_of(path: Path, count: int, seed: int) -> list[Pair]:
+    """``count`` pairs drawn from a person's own .jsonl file, or all of a smaller one. Raises Problem that names a faulty line."""
+    from lab.stages.generate import read_own
+
+    pairs, faults = read_own(path)
+    if faults or len(pairs) < FEWEST_PAIRS:
+        line, en, ko = faults[0] if faults else (0, f"only {len(pairs)} pairs", f"쌍이 {len(pairs)}개뿐")
+        raise Problem(
+            f"{path.name} cannot serve as human stories (line {line}: {en}). It needs at least {FEWEST_PAIRS} lines, each a JSON object with instruction and output.",
+            f"{path.name} 파일을 사람이 쓴 이야기로 쓸 수 없습니다({line}번째 줄: {ko}). instruction 과 output 이 있는 JSON 객체가 한 줄에 하나씩, 적어도 {FEWEST_PAIRS}줄 있어야 합니다.",
+        )
+    drawn = pairs if len(pairs) <= count else random.Random(f"own-{seed}").sample(pairs, count)
+    return [replace(p, teacher="human", split="train") for p in drawn]
+
+
 def best(pairs: Sequence[Pair], judged: dict[str, float | None], share: float) -> list[Pair]:
     """The best ``share`` of the pairs by verdict score, in their old order; pairs without a score come last."""
     ranked = sorted(range(len(pairs)), key=lambda i: (-(judged.get(pairs[i].id) or 0), i))
@@ -88,15 +85,25 @@ def training_pairs(run_: Run, config: TrainConfig) -> tuple[list[Pair], list[Pai
             f"Only {len(train)} pairs to train on; at least {FEWEST_PAIRS} are needed. Generate more pairs or loosen the filter, then train again.",
             f"학습할 쌍이 {len(train)}개뿐입니다. 적어도 {FEWEST_PAIRS}개가 필요합니다. 쌍을 더 만들거나 필터를 느슨하게 한 뒤 다시 학습해 주세요.",
         )
-    return (human_pairs(len(train), config.seed) if config.data == "human" else train), test
+    if config.data == "human":
+        own = Path(config.human_file)
+        if config.human_file and not own.exists():
+            # The run keeps what it was trained on, also where it is copied to.
+            own = run_.stage_folder("train", config.arm) / "human.jsonl"
+        count, seed = len(train), config.seed
+        train = stories_of(own, count, seed) if config.human_file else human_pairs(count, seed)
+    return train, test
 
 
-def conversation(pair: Pair) -> dict[str, Any]:
-    """The pair as TRL's conversational prompt and completion."""
-    return {
-        "prompt": [{"role": "user", "content": pair.instruction}],
-        "completion": [{"role": "assistant", "content": pair.output}],
-    }
+def apart(train: Sequence[Pair], test: Sequence[Pair]) -> list[Pair]:
+    """The training pairs without those that give the test away: the same story, or the same character and words."""
+    stories = {" ".join(p.output.split()) for p in test}
+    groups = {(p.character, *sorted(p.keywords)) for p in test if p.character or p.keywords}
+    return [
+        p
+        for p in train
+        if " ".join(p.output.split()) not in stories and (p.character, *sorted(p.keywords)) not in groups
+    ]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -105,240 +112,227 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
-def rows_at_a_time(batch_size: int, parameters: int) -> int:
-    """The largest divisor of the effective batch that fits, so that the effective batch is what was asked for."""
-    most = ROWS_AT_A_TIME["small" if parameters < 50_000_000 else "large"]
-    return max(n for n in range(1, min(batch_size, most) + 1) if batch_size % n == 0)
+def settled(run_: Run, config: TrainConfig) -> TrainConfig:
+    """The configuration with what its method decides: the shape from scratch, the teacher of soft.
 
+    Raises Problem where the method cannot be used with this student, base or machine.
+    """
+    from lab import scratch
 
-def _refuse(config: TrainConfig) -> None:
-    if config.method not in ("lora", "full"):
-        raise Problem(
-            f"Method {config.method!r} is not yet available. Use lora or full.",
-            f"학습 방법 {config.method!r}: 아직 쓸 수 없습니다. lora 또는 full 방법을 골라 주세요.",
-        )
     if config.student.startswith("api:"):
         raise Problem(
             f"{config.student} is behind an endpoint and cannot be trained. Choose a Hub id, a folder or mini:student as student.",
             f"엔드포인트 모델은 학습할 수 없습니다: {config.student}. 허브 아이디, 폴더, mini:student 가운데에서 학생을 골라 주세요.",
+        )
+    if config.four_bit and config.method in ("full", "scratch"):
+        raise Problem(
+            f"Method {config.method} trains all weights, which cannot be packed to 4 bits. Use method lora, or switch 4-bit off.",
+            f"{config.method} 방법은 모든 가중치를 학습하므로 4비트로 압축할 수 없습니다. lora 방법을 쓰거나 4비트를 꺼 주세요.",
+        )
+    if config.method == "scratch":
+        return replace(config, student=scratch.shape_for(config.student))
+    if config.student.startswith("scratch:"):
+        raise Problem(
+            f"{config.student} has no weights to start from. Use method scratch, or name a student such as Qwen/Qwen2.5-0.5B-Instruct.",
+            f"{config.student}: 바탕이 될 가중치가 없습니다. scratch 방법을 쓰거나 Qwen/Qwen2.5-0.5B-Instruct 같은 학생을 적어 주세요.",
+        )
+    if config.method == "soft" and not config.teacher:
+        config = replace(config, teacher=run_.config("generate").teacher)
+    return config
+
+
+def _refuse(config: TrainConfig) -> None:
+    """Problem for what only shows once models are looked at."""
+    from lab import training
+    from lab.models import resolve
+
+    if config.four_bit and not training.may_pack():
+        raise Problem(
+            "A 4-bit base (QLoRA) needs a CUDA GPU and bitsandbytes, and this machine lacks one of them. Switch 4-bit off, or train on a GPU with `pip install bitsandbytes`.",
+            "4비트 바탕(QLoRA)에는 CUDA GPU와 bitsandbytes가 필요한데 이 컴퓨터에는 없습니다. 4비트를 끄거나 GPU가 있는 컴퓨터에서 `pip install bitsandbytes` 후 학습해 주세요.",
+        )
+    if config.method in ("lora", "soft") and (Path(resolve(config.student)) / "adapter_config.json").exists():
+        raise Problem(
+            f"{config.student} is an adapter itself, and an adapter on an adapter could not be opened later. Train its base, or use method full.",
+            f"이미 어댑터인 학생에는 어댑터를 더 얹을 수 없습니다: {config.student}. 바탕 모델을 학습하거나 full 방법을 골라 주세요.",
         )
 
 
 def run(run_: Run, config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Train ``config.arm``; facts: arm, steps, train_loss, eval_loss, pairs, parameters, trainable, seconds and more.
 
-    ``eval_loss`` is None when the run has no kept pair in its test split. A finished arm whose configuration,
-    data and student are unchanged is not trained again.
+    ``eval_loss`` is the best held-out loss, that of the weights which are kept; None when the run has no kept pair in
+    its test split. A finished arm whose configuration, data and student are unchanged is not trained again.
     """
-    _refuse(config)
-    train, test = training_pairs(run_, config)
+    config = settled(run_, config)
+    chosen, test = training_pairs(run_, config)
+    train = apart(chosen, test)
     folder = run_.stage_folder("train", config.arm)
 
+    from lab import training
     from lab.models import fingerprint, resolve
 
+    _refuse(config)
+    ids = [[p.id for p in pairs] for pairs in (train, test)]
     inputs = content_id(
-        as_json(config), [p.id for p in train], [p.id for p in test], fingerprint(resolve(config.student))
+        as_json(config), *ids, *(fingerprint(resolve(s)) for s in (config.student, config.teacher) if s)
     )
-    if config.method == "lora" and (Path(resolve(config.student)) / "adapter_config.json").exists():
-        raise Problem(
-            f"{config.student} is an adapter itself, and an adapter on an adapter could not be opened later. Train its base, or use method full.",
-            f"이미 어댑터인 학생에는 어댑터를 더 얹을 수 없습니다: {config.student}. 바탕 모델을 학습하거나 full 방법을 골라 주세요.",
+    ready = training.first_process() and _ready(run_, config, inputs, train, progress)
+    # Under accelerate launch one process decides and clears up before the others look.
+    ready = training.together(ready)
+    if ready["done"]:
+        return ready["done"]
+    checkpoint = Path(ready["checkpoint"]) if ready["checkpoint"] else None
+    source = str(folder / "start") if config.method == "scratch" else config.student
+    task = training.Task(folder, config, source, config.teacher, train, test, progress)
+    if len(train) < len(chosen):
+        left = len(chosen) - len(train)
+        task.note(
+            0,
+            f"{left} training pairs tell a story or use a character with words of the test split. They are left out, as the test would measure memory.",
+            f"학습 쌍 {left}개가 시험용 쌍과 같은 이야기이거나 주인공과 낱말이 같습니다. 시험이 암기를 재게 되므로 뺐습니다.",
         )
+    facts = training.learn(task, checkpoint)
+    facts = {
+        "arm": config.arm,
+        **facts,
+        "pairs": len(train),
+        "test_pairs": len(test),
+        "left_out": len(chosen) - len(train),
+        "method": config.method,
+        "student": config.student,
+        "command": command(run_, config),
+    }
+    if training.first_process():
+        shutil.rmtree(folder / "start", ignore_errors=True)
+        run_.finish("train", facts, config.arm)
+    return facts
+
+
+def command(run_: Run, config: TrainConfig) -> str:
+    """The line that trains this arm again, in this run or in a copy of it."""
+    preset = PRESETS.get(run_.meta().get("preset", ""), {}).get("train", {})
+    back = [k for k in preset if getattr(config, k) == getattr(TrainConfig(), k)]
+    flags = [*as_flags(config), *(f"--{k.replace('_', '-')}={getattr(config, k)}" for k in back)]
+    return shlex.join(["python", "-m", "lab", "train", run_.id, *flags])
+
+
+def _ready(run_: Run, config: TrainConfig, inputs: str, train: list[Pair], progress: Progress) -> dict[str, Any]:
+    """What an earlier call left: {"done": facts of the same training or None, "checkpoint": where to go on or None}."""
+    folder = run_.stage_folder("train", config.arm)
     same = read_json(folder / "inputs.json", {}).get("hash") == inputs
     done = run_.done("train", config.arm)
     if same and done and ((folder / "adapter").exists() or (folder / "model").exists()):
         progress.begin("train", done["steps"], done["steps"])
         run_.finish("train", {k: v for k, v in done.items() if k not in ("inputs", "at")}, config.arm)
-        return done
+        return {"done": done, "checkpoint": None}
     run_.begin("train", config, config.arm)
+    if config.human_file and Path(config.human_file).exists():
+        shutil.copyfile(config.human_file, folder / "human.jsonl")
     checkpoint = newest_checkpoint(folder) if same else None
     _clear(folder, keep=checkpoint)
     write_json(folder / "inputs.json", {"hash": inputs})
-    facts = _train(folder, config, progress, train, test, checkpoint)
-    run_.finish("train", facts, config.arm)
-    return facts
+    if config.method == "scratch" and not (folder / "start").exists():
+        from lab import scratch
+
+        scratch.build(config.student, train, config.seed, folder / "start")
+    return {"done": None, "checkpoint": str(checkpoint) if checkpoint else None}
 
 
 def _clear(folder: Path, keep: Path | None) -> None:
     """Take away what an earlier training left, except what the checkpoint ``keep`` builds on."""
-    for old in (*folder.glob("checkpoint-*"), folder / "adapter", folder / "model"):
-        if old != keep:
-            shutil.rmtree(old, ignore_errors=True)
-    log = folder / "log.jsonl"
-    if keep is None:
-        log.unlink(missing_ok=True)
-    elif log.exists():
-        # A killed process may have logged steps after its last checkpoint; they are taken again.
-        reached = int(keep.name.rpartition("-")[2])
-        write_text(log, "".join(dump(r) + "\n" for r in read_rows(log) if r["step"] <= reached))
+    old = [folder / "adapter", folder / "model", *([] if keep else [folder / "start"])]
+    # Of whole checkpoints the best one so far may be an older one.
+    broken = (p for p in folder.glob("checkpoint-*") if keep is None or not (p / "trainer_state.json").exists())
+    for gone in (*old, *broken):
+        shutil.rmtree(gone, ignore_errors=True)
+    reached = int(keep.name.rpartition("-")[2]) if keep else -1
+    for log in (folder / "log.jsonl", folder / "answers.jsonl"):
+        if keep is None:
+            log.unlink(missing_ok=True)
+        elif log.exists():
+            # A killed process may have logged steps after its last checkpoint; they are taken again.
+            write_text(log, "".join(dump(r) + "\n" for r in read_rows(log) if r["step"] <= reached))
 
 
-def _train(
-    folder: Path, config: TrainConfig, progress: Progress, train: list[Pair], test: list[Pair], checkpoint: Path | None
-) -> dict[str, Any]:
-    import datasets
-    import torch
-    from peft import LoraConfig
-    from transformers import EarlyStoppingCallback, PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+def estimate(run_: Run, config: TrainConfig) -> dict[str, Any]:
+    """Memory and minutes before the start, without opening a model; seconds of work on a large one.
 
-    from lab.models import open_model, pick_device
+    Bytes needed and free and whether it fits, the micro-batch, steps, tokens, seconds (``measured`` when an earlier arm
+    of this student told its speed, else reckoned from the speed of a matrix product), and a warning to show, or None.
+    """
+    from lab import fit
 
-    device = pick_device()
-    exact = precision(device.type)
-    lora = config.method == "lora"
-    # Full fine-tuning keeps fp32 master weights; a frozen base may be half precision.
-    student = open_model(config.student, dtype=getattr(torch, exact["dtype"]) if lora else torch.float32)
-    parameters, spec = student.parameters, config.student
-    rows = rows_at_a_time(config.batch_size, parameters)
-    steps = math.ceil(math.ceil(len(train) / config.batch_size) * config.epochs)
-    every = max(1, math.ceil(steps / config.evaluations))
-    evaluate = bool(test)
-    datasets.disable_progress_bars()
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=rows,
-        per_device_eval_batch_size=rows,
-        gradient_accumulation_steps=config.batch_size // rows,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        # A short training would end inside its warm-up.
-        warmup_steps=min(config.warmup_steps, steps // 4),
-        max_length=config.max_length,
-        completion_only_loss=True,
-        packing=False,
-        seed=config.seed,
-        data_seed=config.seed,
-        bf16=exact["bf16"],
-        fp16=exact["fp16"],
-        use_cpu=exact["use_cpu"],
-        gradient_checkpointing=device.type == "cuda" and parameters >= 50_000_000,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=config.early_stopping and evaluate,
-        metric_for_best_model="eval_loss" if evaluate else None,
-        greater_is_better=False,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=device.type == "cuda",
-    )
-    trainer = SFTTrainer(
-        model=student.model,
-        args=arguments,
-        processing_class=student.tokenizer,
-        train_dataset=datasets.Dataset.from_list([conversation(p) for p in train]),
-        eval_dataset=datasets.Dataset.from_list([conversation(p) for p in test]) if evaluate else None,
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=[t.strip() for t in config.lora_targets.split(",") if t.strip()],
-        )
-        if lora
-        else None,
-        callbacks=[_logger(folder / "log.jsonl", progress)]
-        + ([EarlyStoppingCallback(3)] if config.early_stopping and evaluate else []),
-    )
-    # It prints to stdout, where a caller may expect nothing but one JSON object; TRL's card names no licence.
-    trainer.remove_callback(PrinterCallback)
-    trainer.create_model_card = lambda *_, **__: None
-    trainable = [p for p in trainer.model.parameters() if p.requires_grad]
-    if lora:
-        for p in trainable:
-            p.data = p.data.float()
-    before = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    progress.begin("train", steps, before)
-    started = time.perf_counter()
-    try:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError:
-        raise Problem(
-            f"Not enough GPU memory for a batch of {rows} rows. Lower the effective batch or the longest example, then train again.",
-            f"GPU 메모리가 부족합니다(한 번에 {rows}개). 실효 배치나 예제 최대 길이를 줄인 뒤 다시 학습해 주세요.",
-        ) from None
-    reached = trainer.state.global_step
-    if progress.stopping and reached < steps:
-        raise Stopped
-    seconds = sum(r["seconds"] for r in read_rows(folder / "log.jsonl") if "loss" in r)
-    final = trainer.evaluate()["eval_loss"] if evaluate else None
-    losses = [r["loss"] for r in read_rows(folder / "log.jsonl") if "loss" in r]
-    _save(trainer, folder / ("adapter" if lora else "model"), spec, lora)
-    return {
-        "arm": config.arm,
-        "steps": reached,
-        "train_loss": sum(losses) / len(losses) if losses else result.training_loss,
-        "eval_loss": final,
+    config = settled(run_, config)
+    chosen, test = training_pairs(run_, config)
+    train = apart(chosen, test)
+    device, precision = fit.device_and_precision()
+    size = fit.look_up(config.student)
+    teacher = fit.look_up(config.teacher) if config.method == "soft" else None
+    mean, longest = _lengths(config, train)
+    free = fit.free_memory(device)
+    plan = fit.plan(size, config, longest, precision.dtype, free, teacher=teacher)
+    tokens = round(mean * len(train) * config.epochs)
+    evaluated = round(mean * len(test) * config.evaluations)
+    measured = _measured(run_, config, tokens)
+    seconds = measured or fit.seconds(size, config, tokens, evaluated, device, precision.dtype, plan.recompute, teacher)
+    learned = fit.trainable(size, config)
+    found = {
+        "device": device.type,
+        "precision": str(precision.dtype).removeprefix("torch."),
+        "parameters": size.parameters,
+        "trainable": learned,
+        "trainable_share": round(learned / size.parameters, 5),
         "pairs": len(train),
         "test_pairs": len(test),
-        "method": config.method,
-        "student": spec,
-        "student_revision": student.revision,
-        "parameters": parameters,
-        "trainable": sum(p.numel() for p in trainable),
-        "device": device.type,
-        "precision": exact["dtype"],
-        "seconds": round(seconds or time.perf_counter() - started, 2),
-        "resumed_at": before,
+        "steps": fit.steps(len(train), config),
+        "tokens": tokens,
+        "bytes": plan.bytes,
+        "free_bytes": free,
+        "fits": plan.fits,
+        "rows": plan.rows,
+        "accumulation": plan.accumulation,
+        "recompute": plan.recompute,
+        "seconds": round(seconds, 1),
+        "measured": measured is not None,
+        "warning": None,
     }
+    if not plan.fits:
+        found["warning"] = {
+            "en": f"This will hardly fit: about {plan.bytes / 1e9:.1f} GB are needed with one row at a time, {free / 1e9:.1f} GB are free on {device.type}. Choose a smaller student, shorten the longest example, or pack the base to 4 bits.",
+            "ko": f"메모리가 모자랄 것 같습니다. 한 번에 한 행씩 처리해도 약 {plan.bytes / 1e9:.1f}GB가 필요한데 {device.type} 장치에 {free / 1e9:.1f}GB가 남아 있습니다. 더 작은 학생을 고르거나, 예제 최대 길이를 줄이거나, 4비트로 압축해 주세요.",
+        }
+    return found
 
 
-def _save(trainer: Any, folder: Path, spec: str, lora: bool) -> None:
-    """Adapter or model with its tokenizer; written aside first, as a folder that is there counts as trained."""
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    if lora:
-        trainer.model.peft_config["default"].base_model_name_or_path = spec
-    trainer.model.save_pretrained(aside)
-    trainer.processing_class.save_pretrained(aside)
-    (aside / "README.md").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+def _lengths(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[float, int]:
+    """(mean, longest) tokens of an example; two characters a token for a vocabulary that is not learned yet."""
+    drawn = pairs[:: max(1, len(pairs) // SAMPLED)]
+    if config.method == "scratch":
+        lengths = [len(p.instruction + p.output) // 2 for p in drawn]
+    else:
+        from transformers import AutoTokenizer
+
+        from lab.models import resolve
+        from lab.training import conversation
+
+        tokenizer = AutoTokenizer.from_pretrained(resolve(config.student))
+        texts = [
+            tokenizer.apply_chat_template(conversation(p), tokenize=False)
+            if tokenizer.chat_template
+            else p.instruction + p.output
+            for p in drawn
+        ]
+        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+    # What is longer than asked is cut.
+    lengths = [min(n, config.max_length) for n in lengths]
+    return sum(lengths) / len(lengths), max(lengths)
 
 
-def _logger(log: Path, progress: Progress) -> Any:
-    """The trainer's callback that writes log.jsonl, tells the progress, hears a stop and refuses a broken loss."""
-    from transformers import TrainerCallback
-
-    earlier = [r for r in read_rows(log) if "tokens" in r]
-
-    class Logger(TrainerCallback):
-        def __init__(self) -> None:
-            self.at = time.perf_counter()
-            # TRL counts its tokens from each start of the process.
-            self.tokens = earlier[-1]["tokens"] if earlier else 0
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.at = time.perf_counter()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            logs, now = logs or {}, time.perf_counter()
-            if "loss" in logs:
-                row = {k: logs[k] for k in ("loss", "learning_rate", "grad_norm") if k in logs}
-                row["tokens"] = self.tokens + int(logs.get("num_tokens", 0))
-                if not math.isfinite(row["loss"]) or row["loss"] == 0:
-                    raise Problem(
-                        f"The loss became {row['loss']} at step {state.global_step}: training has broken down. Lower the learning rate ({args.learning_rate:g}) and train again.",
-                        f"{state.global_step}번째 단계에서 손실 값이 {row['loss']}: 학습이 망가졌습니다. 학습률({args.learning_rate:g})을 낮추고 다시 학습해 주세요.",
-                    )
-                # fp16 finds its loss scale in the first steps by overflowing; JSON has no NaN.
-                if not math.isfinite(row.get("grad_norm", 0)):
-                    row["grad_norm"] = None
-                progress.step(state.global_step, stop=False, loss=row["loss"])
-                # Every step is logged, and the trainer looks whether to save right after.
-                if progress.stopping and state.global_step < state.max_steps:
-                    control.should_save = control.should_training_stop = True
-            elif "eval_loss" in logs:
-                row = {"eval_loss": logs["eval_loss"]}
-            else:
-                return
-            append_rows(log, [{"step": state.global_step, **row, "seconds": round(now - self.at, 4)}])
-            self.at = now
-
-    return Logger()
+def _measured(run_: Run, config: TrainConfig, tokens: int) -> float | None:
+    """Seconds for so many tokens at the speed of the newest finished arm of the same student and method."""
+    for arm in reversed(run_.finished_arms()):
+        done = run_.done("train", arm) or {}
+        if (done.get("student"), done.get("method")) == (config.student, config.method) and done.get("tokens"):
+            return tokens * done["seconds"] / done["tokens"]
+    return None

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from gradio.context import LocalContext
 
 from lab import jobs
-from lab.config import STAGES, CompareConfig, GenerateConfig, StageConfig
+from lab.config import STAGES, GenerateConfig, StageConfig
 from lab.problems import Problem
 from lab.run import LOCAL_OWNER, Run, find_run, home, runs
 
@@ -178,11 +178,12 @@ def allow(config: StageConfig) -> None:
             allow_spec(name, getattr(config, name))
     if isinstance(config, GenerateConfig):
         allow_address(config.base_url)
-    if isinstance(config, CompareConfig) and config.reference:
-        raise Problem(
-            "Own reference stories need a file on the machine, which a shared Space does not open. Leave the field empty.",
-            "직접 준비한 기준 이야기는 서버의 파일이 있어야 해서 공유 Space에서는 쓸 수 없습니다. 칸을 비워 주세요.",
-        )
+    for name in ("reference", "human_file"):
+        if getattr(config, name, ""):
+            raise Problem(
+                f"Option {name} needs a file on the machine, which a shared Space does not open. Leave the field empty.",
+                f"옵션 {name}: 서버의 파일이 있어야 해서 공유 Space에서는 쓸 수 없습니다. 칸을 비워 주세요.",
+            )
     if guest():
         for name, most in GUEST_CAPS.items():
             if getattr(config, name, 0) > most:
