@@ -212,7 +212,7 @@ def _must_be_reachable(run_: Run, stage: str, config: StageConfig) -> None:
 def code_zip() -> bytes:
     """lab/, data/ and requirements.txt as a zip whose bytes depend on the files alone, so that it is uploaded once."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+    with zipfile.ZipFile(packed, "w") as zipped:  # stored: nearly all of it is weights
         for path in [
             ROOT / "requirements.txt",
             *sorted((ROOT / "lab").rglob("*.py")),
@@ -220,7 +220,7 @@ def code_zip() -> bytes:
         ]:
             inside = path.relative_to(ROOT)
             if path.is_file() and not any(part.startswith((".", "__")) for part in inside.parts[:-1]):
-                zipped.writestr(zipfile.ZipInfo(inside.as_posix()), path.read_bytes(), zipfile.ZIP_DEFLATED)
+                zipped.writestr(zipfile.ZipInfo(inside.as_posix()), path.read_bytes())
     return packed.getvalue()
 
 
