@@ -54,10 +54,13 @@ def build(page: Page) -> None:
     arms = gr.HTML()
     with gr.Row():
         arm = page.label(
-            gr.Dropdown([NEWEST], value=NEWEST, allow_custom_value=True, visible=False, elem_id="arm"), label="look_at"
+            gr.Dropdown([NEWEST], value=NEWEST, allow_custom_value=True, visible=False, min_width=260, elem_id="arm"),
+            label="look_at",
         )
         beside = page.label(
-            gr.Dropdown([], multiselect=True, allow_custom_value=True, visible=False, elem_id="arms-beside"),
+            gr.Dropdown(
+                [], multiselect=True, allow_custom_value=True, visible=False, min_width=260, elem_id="arms-beside"
+            ),
             label="arms_beside",
             info="arms_beside_info",
         )
@@ -260,7 +263,7 @@ def told_at(run: Run | None, language: str, arm: str | None = None, far: float =
 
 def _build_estimate(page: Page, fields: dict[str, Any]) -> None:
     """The button that tells memory and minutes before the start."""
-    ask = page.label(gr.Button("", size="sm", elem_id="estimate"), value="start_estimate")
+    ask = page.label(gr.Button("", size="md", elem_id="estimate"), value="start_estimate")
     said = gr.HTML(elem_id="estimated")
 
     def tell(run_id: str | None, language: str, *values: Any) -> str:

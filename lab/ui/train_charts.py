@@ -49,7 +49,8 @@ def speeds(rows: Rows) -> Points:
 
 def losses(rows: Rows, others: dict[str, Rows], language: str) -> Any:
     """Training loss and loss on unseen stories of the chosen arm; of ``others`` by name the latter, else the former."""
-    figure = blank(say("loss_chart", language), 420, x=say("step_axis", language), y=say("loss_axis", language))
+    below = 80 + 14 * len(others)  # ticks, title and a legend that takes a line for each arm on a phone
+    figure = blank(say("loss_chart", language), 320 + below, x=say("step_axis", language), y=say("loss_axis", language))
     _line(figure, points(rows, "loss"), say("loss", language), {"color": BLUE, "width": 1.5})
     _line(figure, points(rows, "eval_loss"), say("eval_loss", language), {"color": ORANGE, "width": 3}, "circle")
     for (name, theirs), (colour, symbol, dash) in zip(others.items(), OTHERS, strict=False):
@@ -59,7 +60,7 @@ def losses(rows: Rows, others: dict[str, Rows], language: str) -> Any:
         _line(figure, unseen or points(theirs, "loss"), label, style, symbol if unseen else "")
     figure.update_layout(
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        margin={"b": 90 + 18 * len(others)},
+        margin={"b": below},
     )
     return figure
 
