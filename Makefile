@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test app lint
+.PHONY: demo test app lint bench
 demo: .venv/app
 	$(BIN)/python -m lab run --preset mini --pairs 200
 
@@ -13,6 +13,10 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# About 12 minutes on two quiet cores; writes bench/RESULTS.md.
+bench: .venv/app
+	$(BIN)/python -m bench
 
 lint: .venv/dev
 	$(BIN)/ruff check --fix .
