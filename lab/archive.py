@@ -6,7 +6,6 @@ byte is written, weights must be safetensors, and the run gets a new id.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
@@ -166,7 +165,7 @@ def _check_run(run: Run) -> None:
         for stage in STAGES:
             for arm in run.arms() if stage == "train" else [""]:
                 run.config(stage, arm)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise _refused(f"a row cannot be read ({error})", f"읽을 수 없는 줄이 있습니다({error})") from None
     title = str(meta.get("title") or run.id)[:120]
     write_json(run.folder / "run.json", {**meta, "title": title, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")})

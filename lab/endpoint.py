@@ -62,7 +62,14 @@ class EndpointModel:
                 "엔드포인트 키가 없습니다. OPENAI_API_KEY(직접 띄운 서버라면 아무 값이나)와 OPENAI_BASE_URL 환경 변수를 설정해 주세요.",
             )
         self._key = key
-        self.client = openai.OpenAI(api_key=key, base_url=self.revision, max_retries=RETRIES, timeout=TIMEOUT)
+        # No redirects: an address that was allowed must not send this machine on to one that is not.
+        self.client = openai.OpenAI(
+            api_key=key,
+            base_url=self.revision,
+            max_retries=RETRIES,
+            timeout=TIMEOUT,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
+        )
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.failed: list[str] = []
@@ -100,7 +107,7 @@ class EndpointModel:
             base_url=self.revision,
             max_retries=RETRIES,
             timeout=TIMEOUT,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [self._heard]}),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [self._heard]}, follow_redirects=False),
         )
         todo = iter(range(len(instructions)))
         flying: dict[asyncio.Task[Answer], int] = {}

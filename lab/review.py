@@ -142,21 +142,35 @@ def import_csv(run_: Run, path: Path, who: str) -> int:
     """Take in the rows whose column keep is filled; returns how many. Problem with the line if one cannot be read."""
     known = {p.id for p in run_.pairs()}
     taken = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            word, key = (row.get("keep") or "").strip().lower(), (row.get("id") or "").lstrip("'")
-            if not word:
-                continue
-            quality = (row.get("quality") or "").strip()
-            if word not in _KEEP or key not in known or (quality and quality not in "12345"):
-                raise Problem(
-                    f"{path.name}, line {number}: keep must be keep or drop, quality 1 to 5 or empty, id one of this run. Nothing was taken in.",
-                    f"{path.name} {number}번째 줄: keep 칸은 keep 또는 drop, quality 칸은 1~5 또는 빈칸, id는 이 실험의 것이어야 합니다. 아무것도 가져오지 않았습니다.",
-                )
-            taken.append((key, _KEEP[word], int(quality) if quality else None, row.get("note") or ""))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _no_table(path, str(error)) from None
+    if missing := [c for c in ("id", "keep") if c not in columns]:
+        raise _no_table(path, ", ".join(missing))
+    for number, row in enumerate(rows, 2):
+        word, key = (row.get("keep") or "").strip().lower(), (row.get("id") or "").lstrip("'")
+        if not word:
+            continue
+        quality = (row.get("quality") or "").strip()
+        if word not in _KEEP or key not in known or (quality and quality not in "12345"):
+            raise Problem(
+                f"{path.name}, line {number}: keep must be keep or drop, quality 1 to 5 or empty, id one of this run. Nothing was taken in.",
+                f"{path.name} {number}번째 줄: keep 칸은 keep 또는 drop, quality 칸은 1~5 또는 빈칸, id는 이 실험의 것이어야 합니다. 아무것도 가져오지 않았습니다.",
+            )
+        taken.append((key, _KEEP[word], int(quality) if quality else None, row.get("note") or ""))
     for key, keep, quality, note in taken:
         set_manual(run_, key, keep, who, quality, note)
     return len(taken)
+
+
+def _no_table(path: Path, why: str) -> Problem:
+    return Problem(
+        f"{path.name} is not a CSV with the columns id and keep ({why}). Export one, fill it in and bring it back.",
+        f"{path.name}: id 칸과 keep 칸이 있는 CSV 파일이 아닙니다({why}). 내보낸 CSV를 채워서 가져와 주세요.",
+    )
 
 
 def kappa(a: Sequence[bool], b: Sequence[bool], draws: int = 1000, seed: int = 0) -> dict[str, float | None]:

@@ -334,7 +334,7 @@ def _own(line: str) -> Pair | tuple[str, str]:
     """The pair of a line, or what is wrong with it in both languages."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # a line may nest deeper than the parser can follow
         return f"not JSON ({error})", f"JSON 형식이 아닙니다({error})"
     if not isinstance(row, dict):
         return "not a JSON object", "JSON 객체가 아닙니다"

@@ -70,8 +70,8 @@ def panel(job: jobs.Job, language: str) -> str:
 
 def build(page: Page) -> tuple[list[Any], Any]:
     """Make the panel; returns (its outputs, its look function) for ``bind``."""
-    strip = gr.HTML(steps(None, "ko"))
-    with gr.Row(equal_height=True):
+    strip = gr.HTML(steps(None, "ko"), elem_id="strip")
+    with gr.Row(equal_height=True, elem_id="job"):
         with gr.Column(scale=5, min_width=260):
             text = gr.HTML(panel(jobs.Job(), "ko"))
         stop = page.label(

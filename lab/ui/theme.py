@@ -13,10 +13,15 @@ CSS = """
 .gradio-container { max-width:1120px !important; width:100% !important; margin:0 auto !important; }
 .gradio-container main { width:100%; }
 .prose, .html-container { word-break:keep-all; overflow-wrap:anywhere; }
+/* Paragraphs begin where the fields begin: at the edge of the page, and inside a drawer at the edge of its fields. */
+.gradio-container .html-container { padding:0 !important; }
+.gradio-container .block .block .html-container { padding:.2rem .75rem !important; }
+.gradio-container:has(#greeting:not(.hidden, .hide)) :is(#bar, #manage, #checklist, #strip, #job) { display:none; }
+#whole, #new { align-self:flex-end; flex:0 1 auto; min-height:2.6rem; }
 .masthead h1 { font-size:1.7rem; margin:0; color:var(--ink); letter-spacing:-.02em; }
 .masthead p { margin:.15rem 0 0; color:var(--soft); }
 .steps { display:flex; flex-wrap:wrap; align-items:center; gap:.4rem; }
-.step { display:inline-flex; align-items:center; gap:.4rem; padding:.25rem .7rem; border:1px solid var(--line); cursor:pointer;
+.step { display:inline-flex; margin:0 !important; align-items:center; gap:.4rem; padding:.25rem .7rem; border:1px solid var(--line); cursor:pointer;
   border-radius:99px; background:var(--paper); color:var(--ink); font-size:.86rem; white-space:nowrap; font-family:inherit; }
 .step:hover { border-color:var(--accent); } .step small { color:var(--soft); }
 .step i { width:.6rem; height:.6rem; border-radius:50%; border:2px solid var(--soft); box-sizing:border-box; }
@@ -33,7 +38,7 @@ CSS = """
 .about { color:var(--soft); line-height:1.65; margin:.2rem 0 .4rem; }
 .empty { border:1.5px dashed var(--line); border-radius:14px; padding:2rem 1.2rem; text-align:center; color:var(--soft); background:var(--paper); line-height:1.7; }
 .welcome { border-radius:14px; padding:1rem 1.2rem; background:var(--wash); color:var(--ink); line-height:1.7; }
-.welcome p { margin:.2rem 0; } .welcome h2 { font-size:1.15rem; margin:0 0 .3rem; color:var(--ink); } .welcome ol { margin:0 0 0 1.2rem; }
+.welcome p { margin:.2rem 0; } .welcome h2 { font-size:1.15rem; margin:0 0 .3rem; color:var(--ink); } .welcome ol { margin:0 0 0 1.2rem !important; padding:0 !important; }
 .needs { color:var(--soft); line-height:1.65; } .needs b { color:var(--ink); }
 .checks { list-style:none; margin:0; padding:0; display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr)); gap:.7rem; }
 .checks li { border:1px solid var(--line); border-left:4px solid var(--soft); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); display:flex; flex-wrap:wrap; gap:.15rem .6rem; align-items:baseline; }
@@ -62,7 +67,9 @@ CSS = """
 #look .story .text { max-height:20rem; overflow-y:auto; }
 .findings { list-style:none; margin:.5rem 0 0 !important; padding:0 !important; } .findings li { margin:.35rem 0; line-height:1.6; }
 .faults td:last-child, .faults th:last-child { text-align:left; white-space:normal; }
-.arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; }
+#merge, #gguf { align-self:flex-end; }
+.dark .js-plotly-plot :is(.gtitle, .xtitle, .ytitle, .legendtext, .xtick text, .ytick text) { fill:#d8cabb !important; }
+.measures.arms { min-width:46rem; } .arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; }
 .command textarea, .command input { font-family:monospace; font-size:.86rem; }
 .columns { gap:.9rem !important; }
 .teller .message, .teller .prose { font-size:1.02rem; line-height:1.85; white-space:pre-wrap; word-break:keep-all; overflow-wrap:anywhere; }
@@ -76,12 +83,19 @@ CSS = """
 .link.made.unknown { border-color:#6b6b6b; border-style:dashed; } .link.made.blocked { border-color:#D55E00; border-style:double; border-width:4px; }
 .measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
 footer { display:none !important; }
+.dark .js-plotly-plot text { fill:var(--ink) !important; }
+.gradio-container dl dt { font-weight:600; margin-top:.7rem; } .gradio-container dl dd { margin:.1rem 0 0; color:var(--soft); overflow-wrap:anywhere; }
 @media (max-width:640px) {
-  .measures { min-width:30rem; } .measures td { overflow-wrap:normal; } .measures td:first-child { max-width:8.5rem; }
+  .measures td { overflow-wrap:normal; } .measures td:first-child, .measures th:first-child { min-width:7.5rem; white-space:normal !important;
+    position:sticky; left:0; background:var(--body-background-fill); }
+  #bar { display:grid !important; grid-template-columns:minmax(0,7.5rem) 1fr; gap:.6rem !important; align-items:end; }
+  #bar .form { display:contents; } #bar #run { grid-column:1 / -1; } #bar .block { border-radius:12px; }
+  #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
+  .masthead p { font-size:.9rem; } .step { padding:.2rem .55rem; font-size:.82rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
   .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
-  .measures th, .measures td { padding:.4rem .45rem; font-size:.86rem; white-space:normal; }
+  .measures th, .measures td { padding:.4rem .45rem; font-size:.84rem; }
 }
 """
 
