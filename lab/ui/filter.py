@@ -64,7 +64,7 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
         with gr.Column(scale=2, min_width=300):
             sliders = [
                 page.label(
-                    gr.Slider(meta["low"], meta["high"], step=meta["step"], elem_id=f"cut-{name}"),
+                    gr.Slider(meta["low"], meta["high"], step=meta["step"], elem_id=f"cut-{name}".replace("_", "-")),
                     lambda lang, meta=meta: {"label": meta[lang]},
                 )
                 for name, meta in knobs.items()

@@ -1,7 +1,8 @@
 """Thirty visitors at once on loopback: how long pages and looks take, whether they mix, whether memory stays flat.
 
-``python tests/e2e/load.py [--visitors 30] [--seconds 30] [--job]`` prints one JSON object. ``--job`` trains beside it.
-Bounded: it ends after the seconds given and asks nothing outside this machine.
+``python tests/e2e/load.py [--visitors 30] [--seconds 30] [--chats 0] [--job]`` prints one JSON object. ``--job`` works
+beside it, ``--chats 200`` tells that many stories afterwards. Bounded, and asks nothing outside this machine. For the
+whole measure (over 1,000 looks, 200 chats): ``--seconds 60 --chats 200 --job``.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ async def visitor(
         id_, inputs = look_of(config)
         chosen, first = inputs[0], True
         data = [run if i == chosen else None if types[i]["type"] == "state" else values.get(i) for i in inputs]
+        # The page's opening fills the list of runs; a choice that is not in it would be refused.
+        for opening in (d for d in config["dependencies"] if any(event == "load" for _, event in d["targets"])):
+            asked = {"fn_index": opening["id"], "data": [], "session_hash": f"load-{number}"}
+            (await client.post("/gradio_api/run/predict", json=asked)).raise_for_status()
         while time.perf_counter() < until:
             started = time.perf_counter()
             answer = await client.post(
@@ -104,11 +109,30 @@ async def load(url: str, visitors: int, seconds: float, made: list[tuple[str, st
     }
 
 
+def chats(url: str, run: str, count: int) -> dict[str, Any]:
+    """Stories told one after the other through the named endpoint; memory after a quarter of them and at the end."""
+    from gradio_client import Client
+
+    app, seconds, flat = Client(url, verbose=False), [], 0
+    for i in range(count):
+        if i == count // 4:
+            flat = memory(url)
+        started = time.perf_counter()
+        app.predict(run, "토끼 하루가 나오는 동화를 써 줘.", 0.8, i, api_name="/tell")
+        seconds.append(time.perf_counter() - started)
+    return {
+        "chats": count,
+        "seconds_median": round(statistics.median(seconds), 2),
+        "memory_mb": {"after_a_quarter": flat // 2**20, "after_all": memory(url) // 2**20},
+    }
+
+
 def main() -> None:
     """Make a run for each visitor, start the app, measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--visitors", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--chats", type=int, default=0, help="stories to be told after the visitors")
     parser.add_argument("--job", action="store_true", help="generate stories with the embedded teacher meanwhile")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +146,10 @@ def main() -> None:
             if args.job:
                 jobs.start(new_run(), ["run", "--pairs", "5000"])
                 time.sleep(15)  # its imports are over, it is at work
-            print(json.dumps(asyncio.run(load(url, args.visitors, args.seconds, made)), ensure_ascii=False))
+            found = asyncio.run(load(url, args.visitors, args.seconds, made))
+            if args.chats:
+                found |= chats(url, made[0][0], args.chats)
+            print(json.dumps(found, ensure_ascii=False))
 
 
 if __name__ == "__main__":
