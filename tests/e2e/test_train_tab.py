@@ -55,8 +55,8 @@ def opened(page, run):
     """The tab of this run, its form filled from the run."""
     page.goto(f"{page.address}/?run={run.id}")
     page.locator("#tab-train-button").click(timeout=SLOW)
-    tab = page.get_by_role("tabpanel", name=en["train"])
-    tab.get_by_role("button", name=en["settings"]).click()
+    tab = page.get_by_role("tabpanel")
+    tab.get_by_role("button", name=en["settings"]).first.click()
     student = read_json(run.stage_folder("train", "distilled") / "config.json")["student"]
     expect(tab.get_by_role("textbox", name=re.compile("^Student"))).to_have_value(student, timeout=SLOW)
     return tab
