@@ -68,7 +68,6 @@ CSS = """
 .findings { list-style:none; margin:.5rem 0 0 !important; padding:0 !important; } .findings li { margin:.35rem 0; line-height:1.6; }
 .faults td:last-child, .faults th:last-child { text-align:left; white-space:normal; }
 #merge, #gguf { align-self:flex-end; }
-.dark .js-plotly-plot :is(.gtitle, .xtitle, .ytitle, .legendtext, .xtick text, .ytick text) { fill:#d8cabb !important; }
 .measures.arms { min-width:46rem; } .arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; white-space:nowrap; }
 .command textarea, .command input { font-family:monospace; font-size:.86rem; }
 .columns { gap:.9rem !important; }
