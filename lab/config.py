@@ -272,8 +272,8 @@ class TrainConfig:
     )
     teacher: str = knob(
         "",
-        "Teacher of method soft",
-        "soft 방법의 교사",
+        "Soft: whose distribution",
+        "soft: 분포를 배울 교사",
         more=True,
         help_en="Empty takes the teacher that wrote the pairs.",
         help_ko="비워 두면 쌍을 쓴 교사",

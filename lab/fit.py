@@ -150,7 +150,22 @@ class Plan:
     accumulation: int
     recompute: bool
     bytes: int
-    fits: bool
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is needed is free."""
+        return self.bytes <= self.free
+
+    def warning(self, where: str) -> dict[str, str] | None:
+        """What to tell, in both languages, where it will not fit."""
+        if self.fits:
+            return None
+        needed, free = self.bytes / 1e9, self.free / 1e9
+        return {
+            "en": f"This will hardly fit: about {needed:.1f} GB are needed with one row at a time, {free:.1f} GB are free on {where}. Choose a smaller student, shorten the longest example, or pack the base to 4 bits.",
+            "ko": f"메모리가 모자랄 것 같습니다. 한 번에 한 행씩 처리해도 약 {needed:.1f}GB가 필요한데 {where} 장치에 {free:.1f}GB가 남아 있습니다. 더 작은 학생을 고르거나, 예제 최대 길이를 줄이거나, 4비트로 압축해 주세요.",
+        }
 
 
 def steps(pairs: int, config: TrainConfig) -> int:
@@ -185,7 +200,7 @@ def plan(
 
     def made(rows: int, recompute: bool) -> Plan:
         needed = memory(size, config, rows * longest, dtype, recompute, teacher)
-        return Plan(rows, share // rows, recompute, needed, needed <= free)
+        return Plan(rows, share // rows, recompute, needed, free)
 
     plain = next((p for n in divisors(share) if (p := made(n, False)).fits), None)
     if plain and plain.rows >= min(COMFORTABLE_ROWS, share):

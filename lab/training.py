@@ -197,12 +197,7 @@ def shared_vocabulary(student: LocalModel, teacher: LocalModel) -> bool:
 
 
 def open_teacher(spec: str, student: LocalModel, dtype: torch.dtype) -> LocalModel:
-    """The teacher whose distribution is learned. Raises Problem when it has none or speaks in other tokens."""
-    if not spec or spec.startswith("api:"):
-        raise Problem(
-            f"Method soft needs the teacher's weights, and {spec or 'this run'} has none here. Name an open teacher with --teacher, or use method lora.",
-            f"soft 방법에는 교사의 가중치가 필요한데 여기에는 없습니다({spec or '교사 없음'}). --teacher 로 공개 모델을 정하거나 lora 방법을 써 주세요.",
-        )
+    """The teacher whose distribution is learned. Raises Problem when it speaks in other tokens."""
     teacher = open_model(spec, dtype=dtype)
     if not shared_vocabulary(student, teacher):
         raise Problem(
@@ -382,6 +377,8 @@ class _Attempt:
         """Train, save, and tell; ``before`` steps were there when this process began."""
         task, trainer = self.task, self.trainer
         task.progress.begin("train", self.steps, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+        if (short := self.plan.warning(self.student.device.type)) and checkpoint is None:
+            task.note(0, short["en"], short["ko"])
         started = time.perf_counter()
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state

@@ -109,7 +109,7 @@ def test_a_t4_takes_four_rows_of_512_tokens_of_a_half_billion_student() -> None:
 def test_the_effective_batch_is_what_was_asked_for(batch: int, free: int) -> None:
     plan = fit.plan(QWEN, TrainConfig(batch_size=batch), 512, torch.float16, free)
     assert plan.rows * plan.accumulation == batch and plan.rows <= fit.MOST_ROWS
-    assert plan.fits is (plan.bytes <= free)
+    assert plan.fits is (plan.bytes <= free) is (plan.warning("cuda") is None)
 
 
 def test_activations_are_recomputed_only_where_memory_is_short() -> None:
@@ -552,7 +552,7 @@ def test_two_processes_learn_what_one_learns(run_: Run, student: str) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads(done.stdout)

@@ -138,6 +138,11 @@ def settled(run_: Run, config: TrainConfig) -> TrainConfig:
         )
     if config.method == "soft" and not config.teacher:
         config = replace(config, teacher=run_.config("generate").teacher)
+    if config.method == "soft" and (not config.teacher or config.teacher.startswith("api:")):
+        raise Problem(
+            f"Method soft needs the teacher's weights, and {config.teacher or 'this run'} has none here. Name an open teacher with --teacher, or use method lora.",
+            f"soft 방법에는 교사의 가중치가 필요한데 여기에는 없습니다({config.teacher or '교사 없음'}). --teacher 로 공개 모델을 정하거나 lora 방법을 써 주세요.",
+        )
     return config
 
 
@@ -277,7 +282,7 @@ def estimate(run_: Run, config: TrainConfig) -> dict[str, Any]:
     measured = _measured(run_, config, tokens)
     seconds = measured or fit.seconds(size, config, tokens, evaluated, device, precision.dtype, plan.recompute, teacher)
     learned = fit.trainable(size, config)
-    found = {
+    return {
         "device": device.type,
         "precision": str(precision.dtype).removeprefix("torch."),
         "parameters": size.parameters,
@@ -295,14 +300,8 @@ def estimate(run_: Run, config: TrainConfig) -> dict[str, Any]:
         "recompute": plan.recompute,
         "seconds": round(seconds, 1),
         "measured": measured is not None,
-        "warning": None,
+        "warning": plan.warning(device.type),
     }
-    if not plan.fits:
-        found["warning"] = {
-            "en": f"This will hardly fit: about {plan.bytes / 1e9:.1f} GB are needed with one row at a time, {free / 1e9:.1f} GB are free on {device.type}. Choose a smaller student, shorten the longest example, or pack the base to 4 bits.",
-            "ko": f"메모리가 모자랄 것 같습니다. 한 번에 한 행씩 처리해도 약 {plan.bytes / 1e9:.1f}GB가 필요한데 {device.type} 장치에 {free / 1e9:.1f}GB가 남아 있습니다. 더 작은 학생을 고르거나, 예제 최대 길이를 줄이거나, 4비트로 압축해 주세요.",
-        }
-    return found
 
 
 def _lengths(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[float, int]:
