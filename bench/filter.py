@@ -2,7 +2,8 @@
 
 Each size is a run of its own in a process of its own: pairs file in, verdicts and dataset out. Rows are filled
 templates, each with a few words of another one, as a teacher's stories share phrases. Memory is what no file backs
-(RssAnon), of the stage itself and of all its processes, sampled ten times a second.
+(RssAnon), of the stage itself and of all its processes, sampled ten times a second. Core seconds are those of all its
+processes together; they stay true on a busy machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -57,8 +59,14 @@ def family() -> list[int]:
     return [os.getpid(), *map(int, children)]
 
 
+def core_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in spent)
+
+
 def watched(work: Any) -> tuple[Any, dict[str, float]]:
-    """(what ``work`` returns, its seconds, the most megabytes of this process and of all processes together)."""
+    """(what ``work`` returns, its seconds, core seconds, the most megabytes of this process and of all together)."""
     most, everybody, over = anonymous(os.getpid()), 0, threading.Event()
 
     def watch() -> None:
@@ -69,13 +77,14 @@ def watched(work: Any) -> tuple[Any, dict[str, float]]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), core_seconds()
     try:
         result = work()
     finally:
         over.set()
         watcher.join()
-    return result, {"seconds": time.perf_counter() - started, "megabytes": most, "megabytes_all": max(most, everybody)}
+    took = {"seconds": time.perf_counter() - started, "core_seconds": core_seconds() - spent}
+    return result, took | {"megabytes": most, "megabytes_all": max(most, everybody)}
 
 
 def one(count: int) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def main() -> None:
         facts = measured(count)
         print(
             f"{count:,} pairs: {facts['seconds']:.1f} s ({1000 * facts['seconds'] / count:.2f} ms a pair, "
-            f"{facts['seconds'] / count * 1e6 / 60:.0f} min a million), {facts['megabytes']} MB in the stage, "
+            f"{facts['seconds'] / count * 1e6 / 60:.0f} min a million, {facts['core_seconds'] / count * 1e6 / 60:.0f} core minutes), {facts['megabytes']} MB in the stage, "
             f"{facts['megabytes_all']} MB with all workers; cut again {facts['cut_again']:.2f} s; {facts['reasons']}",
             flush=True,
         )

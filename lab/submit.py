@@ -48,8 +48,11 @@ SHOWN = ("stage", "done", "total", "seconds_left", "facts", "note")
 """What of the other side's job.json this side's panel shows."""
 LOOK = 3.0
 """Seconds between two questions how the job stands; each is a request to the Hub."""
+MOST_HOURS = 168
 PUSH = 600.0
 """Seconds of work that a job that is killed can lose at most."""
+LOCAL = ("teacher", "student", "judge", "reference", "human_file")
+"""Options that may name a model or a file of this machine."""
 _STARTED_BY = "lab-submit"
 
 
@@ -74,14 +77,19 @@ def run(
     """
     progress.write(stage=stage)
     api, token = _signed_in(token)
+    if not 0 < hours <= MOST_HOURS:
+        raise Problem(
+            f"Option hours: {hours:g} is outside 0 to {MOST_HOURS}.",
+            f"옵션 hours: {hours:g} 값이 범위(0~{MOST_HOURS})를 벗어났습니다.",
+        )
     name = patiently("sign in", progress, api.whoami)["name"]
     known = read_json(run_.submit_file)
-    if known and known["stage"] != stage:
+    job = _find(api, run_, known, progress) if known else None
+    if job and known["stage"] != stage:
         raise Problem(
             f"Run {run_.id} still has a {known['stage']} job out there. `python -m lab submit {run_.id} {known['stage']} --flavor {known['flavor']}` brings it home first.",
             f"실험 {run_.id} 에는 아직 돌아오지 않은 원격 작업이 있습니다({known['stage']}). 먼저 `python -m lab submit {run_.id} {known['stage']} --flavor {known['flavor']}` 로 결과를 가져와 주세요.",
         )
-    job = _find(api, known, progress) if known else None
     if job is None:
         _must_be_reachable(run_, stage, config)
         hour = price(api, flavor, progress)
@@ -96,6 +104,7 @@ def run(
             "label": secrets.token_hex(8),
             "per_hour": hour["dollars"],
             "heard": 0,
+            "shown": {},
         }
         job = _start(api, run_, known, flags, hours, image, token, progress)
     else:
@@ -103,6 +112,7 @@ def run(
             f"A {stage} job of this run is under way; it is taken up again.",
             f"이 실험의 원격 작업({stage})이 이미 진행 중이어서 이어서 지켜봅니다.",
         )
+        progress.write(**known["shown"])
     known |= {"job": job.id}
     write_json(run_.submit_file, known)
     progress.note(
@@ -111,8 +121,8 @@ def run(
     )
     last = ""
     for line in _follow(api, run_, known, progress):
-        last = _hear(line, progress) or last
-    ended = _inspect(api, known)
+        last = _hear(line, known, progress) or last
+    ended = _inspect(api, run_, known)
     came = _bring_home(api, run_, known)
     run_.submit_file.unlink(missing_ok=True)
     spent = (ended.durations.running_secs if ended.durations else None) or 0
@@ -200,7 +210,7 @@ def _must_be_reachable(run_: Run, stage: str, config: StageConfig) -> None:
     configs = [config]
     if stage == "compare":
         configs += [run_.config("generate"), *(run_.config("train", arm) for arm in run_.arms())]
-    for spec in [str(getattr(c, n, "")) for c in configs for n in ("teacher", "student", "judge", "reference")]:
+    for spec in [str(getattr(c, n, "")) for c in configs for n in LOCAL]:
         elsewhere = spec.startswith("run:") and not spec.startswith(f"run:{run_.id}/")
         if spec.startswith("api:") or elsewhere or (spec and ":" not in spec and Path(spec).exists()):
             raise Problem(
@@ -270,14 +280,8 @@ def _start(
             namespace=known["namespace"],
         )
 
-    found = _by_label(api, known)
-    try:
-        # Starting costs money, so a start whose answer was lost is looked for before it is tried again.
-        return patiently("start the job", progress, lambda: next(found(), None) or begin())
-    except Problem:
-        if not next(found(), None):
-            run_.submit_file.unlink(missing_ok=True)
-        raise
+    # Starting costs money, so a start whose answer was lost is looked for before it is tried again.
+    return patiently("start the job", progress, lambda: next(_by_label(api, known), None) or begin())
 
 
 def _script(run_: Run, known: dict[str, Any], flags: list[str], commit: str) -> str:
@@ -304,19 +308,31 @@ def _result(known: dict[str, Any]) -> str:
     return f"result-{known['label']}.zip"
 
 
-def _by_label(api: Any, known: dict[str, Any]) -> Callable[[], Iterator[Any]]:
-    return lambda: iter(api.list_jobs(labels={_STARTED_BY: known["label"]}, namespace=known["namespace"]))
+def _by_label(api: Any, known: dict[str, Any]) -> Iterator[Any]:
+    return iter(api.list_jobs(labels={_STARTED_BY: known["label"]}, namespace=known["namespace"]))
 
 
-def _find(api: Any, known: dict[str, Any], progress: Progress) -> Any:
+def _find(api: Any, run_: Run, known: dict[str, Any], progress: Progress) -> Any:
     """The job that a former submit started, or None if it never came to that."""
     if known.get("job"):
-        return _inspect(api, known)
-    return patiently("look for the job", progress, lambda: next(_by_label(api, known)(), None))
+        return _inspect(api, run_, known)
+    return patiently("look for the job", progress, lambda: next(_by_label(api, known), None))
 
 
-def _inspect(api: Any, known: dict[str, Any]) -> Any:
-    ask = lambda: api.inspect_job(job_id=known["job"], namespace=known["namespace"])  # noqa: E731
+def _inspect(api: Any, run_: Run, known: dict[str, Any]) -> Any:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def ask() -> Any:
+        try:
+            return api.inspect_job(job_id=known["job"], namespace=known["namespace"])
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            raise Problem(
+                f"Hugging Face knows no job {known['job']} of {known['namespace']}. Is it the right account? If the job is gone for good, delete {run_.submit_file} and submit again.",
+                f"허깅페이스에 작업이 없습니다({known['namespace']}/{known['job']}). 계정이 맞는지 확인하고, 작업이 지워졌다면 {run_.submit_file} 파일을 지운 뒤 다시 맡겨 주세요.",
+            ) from None
+
     return patiently("look at the job", None, ask)
 
 
@@ -326,7 +342,7 @@ def _follow(api: Any, run_: Run, known: dict[str, Any], progress: Progress) -> I
 
     lines: queue.Queue[str] = queue.Queue()
     reader: threading.Thread | None = None
-    read = [0]
+    began, read, failed = 0.0, [0], [""]
 
     def listen(skip: int) -> None:
         # Ends by itself when the job ends or the connection is lost for good; then a new one starts.
@@ -338,7 +354,9 @@ def _follow(api: Any, run_: Run, known: dict[str, Any], progress: Progress) -> I
                     lines.put(line)
                     read[0] = number + 1
         except Exception as error:
-            print(f"log of the job: {error}", file=sys.stderr)
+            if str(error) != failed[0]:  # a job that waits for its machine has no log yet: said once
+                failed[0] = str(error)
+                print(f"log of the job: {error}", file=sys.stderr)
 
     def arrived() -> Iterator[str]:
         while True:
@@ -354,7 +372,8 @@ def _follow(api: Any, run_: Run, known: dict[str, Any], progress: Progress) -> I
     looked = 0.0
     ended = False
     while not ended:
-        if reader is None or not reader.is_alive():
+        if reader is None or (not reader.is_alive() and time.monotonic() - began > LOOK):
+            began = time.monotonic()
             reader = threading.Thread(target=listen, args=(read[0],), daemon=True)
             reader.start()
         if progress.stopping and not cancelled:
@@ -366,7 +385,7 @@ def _follow(api: Any, run_: Run, known: dict[str, Any], progress: Progress) -> I
             cancelled = True
         if time.monotonic() - looked > LOOK:
             looked = time.monotonic()
-            ended = _inspect(api, known).status.stage in TERMINAL_JOB_STAGES
+            ended = _inspect(api, run_, known).status.stage in TERMINAL_JOB_STAGES
         before = known["heard"]
         yield from arrived()
         if known["heard"] > before:
@@ -379,9 +398,10 @@ def _follow(api: Any, run_: Run, known: dict[str, Any], progress: Progress) -> I
     for line in patiently("read the log", None, whole)[known["heard"] :]:
         known["heard"] += 1
         yield line
+    write_json(run_.submit_file, known)
 
 
-def _hear(line: str, progress: Progress) -> str:
+def _hear(line: str, known: dict[str, Any], progress: Progress) -> str:
     """Take in a line of the log: progress into job.json, events into log.jsonl; anything else is shown and returned."""
     if line.startswith(MARK):
         try:
@@ -389,7 +409,8 @@ def _hear(line: str, progress: Progress) -> str:
             if "row" in told:
                 append_rows(progress.run.log_file, [dict(told["row"])])
             else:
-                progress.write(**{k: told["job"][k] for k in SHOWN if k in told["job"]})
+                known["shown"] = {k: told["job"][k] for k in SHOWN if k in told["job"]}
+                progress.write(**known["shown"])
             return ""
         except (ValueError, KeyError, TypeError):
             pass  # a torn or foreign line is shown like any other
@@ -404,13 +425,15 @@ def _bring_home(api: Any, run_: Run, known: dict[str, Any]) -> bool:
     The zip is checked like one from anywhere (lab.archive), and a stage that did not finish comes home only where its
     rows can be gone on from.
     """
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     def fetch(folder: str) -> Path | None:
         try:
             return Path(api.hf_hub_download(known["repo"], _result(known), repo_type="dataset", local_dir=folder))
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:
             return None
+        except LocalEntryNotFoundError as error:  # the client's word for a Hub that cannot be reached
+            raise ConnectionError(str(error)) from None
 
     with tempfile.TemporaryDirectory() as folder:
         packed = patiently("fetch the results", None, lambda: fetch(folder))

@@ -70,12 +70,18 @@ def everything_written(hub: FakeJobs, run_: Run) -> bytes:
 def test_a_stage_goes_out_and_its_results_come_home(hub: FakeJobs, run_: Run, capsys: pytest.CaptureFixture) -> None:
     hub.fail("POST", r"/commit/main$", status=500).fail("GET", r"/logs$", drop="download", after=400, skip=1)
     hub.fail("GET", r"/api/jobs/alice/", status=503, skip=2)
-    assert submitted(run_, "--judge", "none", "--max-chars", "590", "--json") == 0
+    hub.fail("HEAD", r"/result-", status=500, times=-1)
+    ask = ["--judge", "none", "--max-chars", "590", "--json"]
+    assert submitted(run_, *ask) == 1  # done there, but the results cannot be fetched
+    assert run_.state("filter") == "empty" and run_.submit_file.exists()
+    hub.faults.clear()
+    capsys.readouterr()
+    assert submitted(run_, *ask) == 0
 
     told = capsys.readouterr()
     facts = json.loads(told.out)
     assert facts["state"] == "COMPLETED" and facts["repo"] == f"alice/fairytale-{run_.id}"
-    assert "$0.40 an hour, at most $0.80" in told.err
+    assert starts(hub) == 1 and "is taken up again" in told.err
 
     assert run_.state("filter") == "done"  # not stale: what it was made from is what is here
     assert run_.done("filter")["pairs"] == 12 and len(list(run_.verdicts())) == 12
@@ -95,7 +101,7 @@ def test_without_a_yes_the_price_is_told_and_nothing_is_sent(
     hub: FakeJobs, run_: Run, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["submit", run_.id, "filter", "--flavor", "t4-small"]) == 1
-    assert "$0.40 an hour" in capsys.readouterr().err
+    assert "$0.40 an hour, at most $0.80" in capsys.readouterr().err
     assert not hub.jobs and not hub.repos
 
 
@@ -118,13 +124,17 @@ def test_a_start_whose_answer_is_lost_is_not_paid_twice(hub: FakeJobs, run_: Run
 
 
 @pytest.mark.parametrize(("status", "word"), [(402, "billing"), (403, "may not"), (429, "wait")])
-def test_a_refused_start_is_explained_and_leaves_nothing_behind(
+def test_a_refused_start_is_explained_and_stands_in_nobodys_way(
     hub: FakeJobs, run_: Run, status: int, word: str, capsys: pytest.CaptureFixture
 ) -> None:
     hub.fail("POST", r"/api/jobs/alice$", status=status, times=-1)
     assert submitted(run_) == 1
     assert word in capsys.readouterr().err
-    assert not hub.jobs and not run_.submit_file.exists()
+    assert not hub.jobs
+    hub.faults.clear()
+    hub.container = container("exit 1")
+    main(["submit", run_.id, "generate", "--flavor", "t4-small", "--yes"])
+    assert len(hub.jobs) == 1
 
 
 def test_a_job_that_fails_says_why_and_where_its_log_is(
@@ -165,8 +175,6 @@ def test_a_job_lost_from_sight_is_taken_up_again_and_not_started_twice(hub: Fake
     assert submitted(run_) == 1
     assert run_.submit_file.exists()
     hub.faults.clear()
-    with pytest.raises(SystemExit):
-        main(["submit", run_.id, "filter", "--bogus"])
     assert main(["submit", run_.id, "train", "--flavor", "t4-small", "--yes"]) == 1  # another stage has to wait
     assert submitted(run_) == 1
     assert starts(hub) == 1 and not run_.submit_file.exists()
