@@ -279,6 +279,11 @@ class _Attempt:
         teacher = open_teacher(task.teacher, self.student, self.precision.dtype) if config.method == "soft" else None
         self.parameters, self.revision = self.student.parameters, self.student.revision
         train, test = (encoded(self.student, pairs, config.max_length) for pairs in (task.train, task.test))
+        if not train.ids:
+            raise Problem(
+                f"No request is shorter than {config.max_length} tokens, so there is no answer to learn. Raise the longest example.",
+                f"지시문이 모두 {config.max_length}토큰보다 길어 배울 답이 남지 않습니다. 예제 최대 길이를 늘려 주세요.",
+            )
         self.cut = train.cut
         size = fit.size_of(self.student.model.config, self.parameters)
         teacher_size = fit.size_of(teacher.model.config, teacher.parameters) if teacher else None
@@ -358,8 +363,7 @@ class _Attempt:
             )
             if task.adapter
             else None,
-            "callbacks": [_Watcher(self)]
-            + ([EarlyStoppingCallback(PATIENCE)] if config.early_stopping and self.evaluates else []),
+            "callbacks": [_Watcher(self), *([_stopper(task.log)] if config.early_stopping and self.evaluates else [])],
         }
         if teacher:
             # lmbda 0: on the kept pairs, not on what the student would write.
@@ -488,6 +492,15 @@ class _Attempt:
             f"{step}번째 단계에서 메모리가 부족해 한 번에 처리하는 행을 {rows}개로 줄이고 누적을 늘렸습니다. 실효 배치는 {task.config.batch_size} 그대로입니다.",
         )
         return rows
+
+
+def _stopper(log: Path) -> EarlyStoppingCallback:
+    """The trainer's early stopping; of a training that goes on it knows how long nothing has got better."""
+    stopper = EarlyStoppingCallback(PATIENCE)
+    held_out = [r["eval_loss"] for r in read_rows(log) if "eval_loss" in r]
+    if held_out:
+        stopper.early_stopping_patience_counter = len(held_out) - 1 - held_out.index(min(held_out))
+    return stopper
 
 
 def _one_device(arguments: Any) -> Any:

@@ -199,6 +199,16 @@ def test_early_stopping_ends_when_the_held_out_loss_stays(astray: Run, student: 
     patient = config(student, method="full", epochs=4.0, evaluations=16, early_stopping=True)
     facts = stage.run(astray, patient, Progress(astray, "train", []))
     assert facts["best_step"] + training.PATIENCE == facts["steps"] < 16
+    broken, stopper = replace(patient, arm="broken"), StopAt(astray, "train", [])
+    stopper.at = facts["steps"] - 1
+    with pytest.raises(Stopped):
+        stage.run(astray, broken, stopper)
+    assert stage.run(astray, broken, Progress(astray, "train", []))["steps"] == facts["steps"]
+
+
+def test_requests_that_leave_no_room_for_an_answer_are_explained(run_: Run, student: str) -> None:
+    with pytest.raises(Problem, match="No request is shorter than 8 tokens"):
+        stage.run(run_, config(student, max_length=8), Progress(run_, "train", []))
 
 
 def test_three_requests_are_answered_at_every_evaluation_and_again_by_the_saved_arm(
