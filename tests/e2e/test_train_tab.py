@@ -142,7 +142,7 @@ def test_arms_are_chosen_and_the_slider_goes_back_to_the_first_words(page):
     expect(told).to_contain_text("토끼 3번째", timeout=SLOW)
     slider = page.locator("#progress-of-answers input[type=number]")
     slider.fill("0")
-    slider.press("Enter")
+    slider.press("Tab")
     expect(told).to_contain_text("토끼 1번째", timeout=SLOW)
     page.locator("#arm input").click()
     page.get_by_role("option", name="top-30").click()
