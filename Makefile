@@ -14,7 +14,7 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-# About 12 minutes on two quiet cores; writes bench/RESULTS.md.
+# Planned to take about 12 minutes on two quiet cores; writes bench/RESULTS.md.
 bench: .venv/app
 	$(BIN)/python -m bench
 

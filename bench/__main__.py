@@ -1,8 +1,8 @@
 """Measure everything and write bench/RESULTS.md: ``python -m bench [--quick] [PART ...]``.
 
-Parts: generate train filter compare stages app t4; without a name all of them, about 12 minutes on two quiet cores.
-``--quick`` takes the smallest sizes, to see that all of it works, and writes nothing. Every part runs the project's own commands in processes of
-their own; figures are medians with the least and the most in brackets.
+Parts: generate train filter compare stages app t4; without a name all of them, planned to take about 12 minutes on two
+quiet cores. ``--quick`` takes the smallest sizes, to see that all of it works, and writes nothing. Every part runs the
+project's own commands in processes of their own; figures are medians with the least and the most in brackets.
 """
 
 from __future__ import annotations
