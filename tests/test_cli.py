@@ -7,11 +7,17 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lab import domain
+from lab.__main__ import main
+from lab.records import Verdict, append_rows, write_json
+from lab.run import new_run
+from lab.stages.train import human_pairs
+from tests.tiny import tiny_model
 
 
 def lab(*args: str) -> subprocess.CompletedProcess[str]:
@@ -113,3 +119,22 @@ def test_own_pairs_go_all_the_way_to_the_folders_that_would_be_uploaded(tmp_path
     )
     states = json.loads(lab("status", run, "--json").stdout)["stages"]
     assert states["compare"] == "done"
+
+
+@pytest.mark.slow
+def test_the_exercise_trains_three_arms_on_the_best_pairs_and_compares_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, student = new_run("mini"), tiny_model(tmp_path / "student")
+    pairs = [replace(p, teacher="t", split="test" if i % 7 == 0 else "train") for i, p in enumerate(human_pairs(42, 5))]
+    append_rows(run.pairs_file, [p.row() for p in pairs])
+    append_rows(run.verdicts_file, [Verdict(p.id, True, judge=1 + i % 5).row() for i, p in enumerate(pairs)])
+    write_json(run.stage_folder("generate") / "config.json", {"teacher": tiny_model(tmp_path / "teacher", 1)})
+    write_json(run.stage_folder("compare") / "config.json", {"prompts": 4, "max_new_tokens": 8, "judge": "none"})
+    flags = ["--student", student, "--epochs", "1", "--batch-size", "4", "--evaluations", "1"]
+    assert main(["exercise", run.id, *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [a["arm"] for a in found["arms"]] == ["top-30", "top-50", "top-80"] == run.finished_arms()
+    assert [a["pairs"] for a in found["arms"]] == [round(36 * share) for share in (0.3, 0.5, 0.8)]
+    assert {m["name"] for m in found["report"]["models"]} >= {"top-30", "top-50", "top-80"}
+    assert [run.config("train", a).keep_top for a in run.arms()] == [0.3, 0.5, 0.8]
