@@ -96,7 +96,8 @@ def walk(page: Page, language: str) -> None:
 def test_a_newcomer_makes_a_run_and_walks_all_tabs_in_both_languages(visit):
     page = visit()
     expect(page.get_by_text(ko["welcome_1"])).to_be_visible()
-    page.locator("#whole").click()
+    expect(page.locator("#whole")).to_be_hidden()  # nothing to run yet: the welcome is all that asks for attention
+    page.locator("#start-generate").click()
     expect(page.get_by_text(ko["no_run"]).first).to_be_visible()
     page.locator("#new-run").get_by_text(ko["new_section"]).click()
     page.locator("#new-title textarea, #new-title input").fill("여우 실험")
@@ -215,6 +216,9 @@ def test_a_blind_conversation_is_sent_with_enter_voted_on_and_counted(visit, tal
     page = visit(talking.id)
     go(page, "chat", ko)
     page.locator("#blind input").check()
+    page.get_by_role("button", name=ko["settings"]).locator("visible=true").click()
+    page.locator("#chat-temperature input[type=number]").fill("0.3")
+    page.locator("#chat-temperature input[type=number]").press("Tab")
     page.locator("#prompt textarea").fill("토끼 하루가 나오는 동화를 써 줘.")
     page.locator("#prompt textarea").press("Enter")
     expect(page.locator("#prompt textarea")).to_have_value("")
@@ -227,9 +231,17 @@ def test_a_blind_conversation_is_sent_with_enter_voted_on_and_counted(visit, tal
     expect(page.locator("#note-b")).to_contain_text(ko["your_choice"])
     assert {m for m in models if m in page.locator(".columns").inner_text()} == set(models)
     (row,) = [json.loads(line) for line in talking.votes_file.read_text("utf-8").splitlines()]
-    assert row["vote"] == "b"
+    assert row["vote"] == "b" and row["temperature"] == 0.3
     page.locator("#again").click()
     expect(page.get_by_text(ko["nothing_to_repeat"]).first).to_be_visible()
+    for choice in ("#vote-tie", "#vote-bad"):
+        page.locator("#prompt textarea").fill("여우 초롱이가 나오는 동화를 써 줘.")
+        page.locator("#prompt textarea").press("Enter")
+        expect(page.locator(choice)).to_be_visible(timeout=3 * SLOW)
+        page.locator(choice).click()
+        expect(page.locator(choice)).to_be_hidden()
+    rows = [json.loads(line)["vote"] for line in talking.votes_file.read_text("utf-8").splitlines()]
+    assert rows == ["b", "tie", "bad"]
 
 
 def test_dice_ready_requests_telling_again_stopping_and_starting_over(visit, talking):
@@ -240,9 +252,7 @@ def test_dice_ready_requests_telling_again_stopping_and_starting_over(visit, tal
     page.locator("#dice").click()
     expect(box).not_to_have_value("")
     rolled = box.input_value()
-    page.get_by_label(ko["ready"]).or_(page.locator(".gallery, .dataset, [class*=gallery]")).locator(
-        "button"
-    ).first.click()
+    page.locator("#ready button").first.click()
     expect(box).not_to_have_value(rolled)
     page.locator("#send").click()
     answers = page.locator("#column-a .bot")

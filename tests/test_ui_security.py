@@ -1,0 +1,123 @@
+"""What a stranger may try on a shared Space: forged files and paths, hostile models, addresses, texts, secrets in files."""
+
+import contextlib
+import json
+import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import gradio as gr
+import pytest
+from tiny import tiny_model
+
+from lab import review
+from lab.endpoint import EndpointModel
+from lab.models import Sampling, open_model
+from lab.problems import Problem
+from lab.records import Pair, Verdict, append_rows, write_json
+from lab.run import new_run
+from lab.stages.generate import read_own
+from lab.ui import chat, page, publish
+
+SCRIPT = '<img src=x onerror="alert(1)">'
+
+
+def test_an_endpoint_cannot_send_the_app_on_to_another_address(monkeypatch):
+    asked = []
+
+    class Redirects(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/inside")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirects)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        model = EndpointModel("api:x", "key", f"http://127.0.0.1:{server.server_port}/v1")
+        with pytest.raises(Problem):
+            list(model.write(["동화 써 줘"], Sampling(), [0]))
+    finally:
+        server.shutdown()
+    assert asked and set(asked) == {"/v1/chat/completions"}
+
+
+class Bomb:
+    """A pickle that leaves a file behind when it is opened."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (open, (str(self.place), "w"))
+
+
+def test_a_pickle_offered_as_a_model_is_not_opened(tmp_path):
+    folder, hit = tmp_path / "model", tmp_path / "hit"
+    tiny_model(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(hit)))
+    with pytest.raises(Problem, match="safetensors"):
+        open_model(str(folder))
+    assert not hit.exists()
+
+
+def test_code_beside_a_model_is_not_run(tmp_path):
+    folder, hit = tmp_path / "model", tmp_path / "hit"
+    tiny_model(folder)
+    (folder / "modeling_evil.py").write_text(f"open({str(hit)!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"}
+    write_json(folder / "config.json", config)
+    with contextlib.suppress(Problem):
+        open_model(str(folder))
+    assert not hit.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00\x01" * 50, b"[" * 100_000, b'{"instruction": 1, "output": []}\n', b'"text"\n', b"\x00" * 5000, b""],
+)
+def test_a_malformed_upload_is_refused_with_a_word(tmp_path, content):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(content)
+    try:
+        pairs, faults = read_own(path)
+    except Problem:
+        return
+    assert faults or not pairs
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00\x01" * 50, b"\x00" * 5000, b"", b"a,b\n1,2\n"])
+def test_a_malformed_table_of_reviews_is_refused_with_a_word(tmp_path, content):
+    run = new_run()
+    append_rows(run.pairs_file, [Pair("1", "부탁", "이야기").row()])
+    append_rows(run.verdicts_file, [Verdict("1", True).row()])
+    path = tmp_path / "review.csv"
+    path.write_bytes(content)
+    with pytest.raises(Problem):
+        review.import_csv(run, path, "나")
+
+
+def test_messages_and_lists_of_files_show_markup_as_text(tmp_path):
+    problem = page.told(Problem(SCRIPT, SCRIPT), "en")
+    assert isinstance(problem, gr.Error) and "<img" not in problem.message and "&lt;img" in problem.message
+    (tmp_path / "<b>x.txt").write_text("x")
+    assert "<b>x" not in publish.files(tmp_path, "en")
+
+
+def test_a_title_and_a_request_have_a_longest_length():
+    run = new_run(title="가" * 5000)
+    assert len(run.meta()["title"]) == 120
+    run.rename("나" * 5000)
+    assert len(run.meta()["title"]) == 120
+    asked = chat.ask(run.id, "en", chat.Table(), ["teacher", "base"], False, 0, 0.8, "다" * 50_000, [], [], [])
+    (table,) = [x for x in asked if isinstance(x, chat.Table)]
+    assert len(table.instruction) == chat.LONGEST
