@@ -233,3 +233,12 @@ def test_without_an_account_nothing_is_uploaded(address, run, monkeypatch):  # n
     for button in UPLOADS:
         with pytest.raises(Refused, match="account"):
             visitor.press(button, "click", hub_token="", namespace=None)
+
+
+def test_the_kind_of_gguf_is_the_one_chosen(address, started, run):  # noqa: F811
+    run.begin("train", run.config("train"), "distilled")
+    run.finish("train", {}, "distilled")
+    visitor = Visitor(address, run.id)
+    visitor.look()
+    visitor.press("gguf", "click", gguf_type="q8_0")
+    assert "q8_0" in started[0][0]

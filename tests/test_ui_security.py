@@ -7,19 +7,58 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gradio as gr
+import httpx
 import pytest
+from test_archive import zipped
+from test_ui import client
 from tiny import tiny_model
+from visitor import Refused, Visitor, address  # noqa: F401  (a fixture)
 
 from lab import review
 from lab.endpoint import EndpointModel
 from lab.models import Sampling, open_model
 from lab.problems import Problem
 from lab.records import Pair, Verdict, append_rows, write_json
-from lab.run import new_run
+from lab.run import home, new_run, runs
 from lab.stages.generate import read_own
 from lab.ui import chat, page, publish
 
 SCRIPT = '<img src=x onerror="alert(1)">'
+LINK_LOCAL = "http://169.254.169.254/latest"
+
+
+@pytest.mark.parametrize("elem_id", ["unpack", "csv-in"])
+def test_a_path_of_the_server_is_not_taken_for_an_upload(address, tmp_path, elem_id):  # noqa: F811
+    secret = zipped(tmp_path, {"generate/pairs.jsonl": '{"id": "1", "instruction": "a", "output": "비밀 이야기"}\n'})
+    run = new_run()
+    visitor = Visitor(address, run.id)
+    forged = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(Refused) as refused:
+        visitor.press(elem_id, "upload", **{elem_id.replace("-", "_"): forged})
+    assert "비밀" not in str(refused.value) and "choices" not in str(refused.value)
+    assert runs() == [run]
+
+
+def test_no_file_of_the_machine_is_served(address):  # noqa: F811
+    run = new_run(title="남의 실험")
+    inside = str(run.folder / "run.json")
+    for path in ("/etc/passwd", "../../../etc/passwd", inside, "app.py", str(home() / ".secret")):
+        answer = httpx.get(f"{address}/gradio_api/file={path}")
+        assert answer.status_code in (403, 404) and "남의" not in answer.text and "root:" not in answer.text
+
+
+@pytest.mark.parametrize("stored", [{"base_url": LINK_LOCAL, "teacher": "api:x"}, {"teacher": "/etc"}])
+def test_a_run_from_a_zip_opens_no_address_and_no_path(address, monkeypatch, stored):  # noqa: F811
+    monkeypatch.setenv("SPACE_ID", "somebody/distillery")
+    cookie = httpx.get(address).headers["set-cookie"].partition(";")[0]
+    visitor = client(address, cookie=cookie)
+    made = visitor.predict("mini", "zip에서", api_name="/new_run")["run"]
+    (run,) = runs()
+    write_json(run.stage_folder("generate") / "config.json", stored)
+    for stage in ("compare", "run"):
+        with pytest.raises(Exception, match=r"not open|no model|Sign in"):
+            visitor.predict(made, stage, {}, api_name="/start")
+    assert not run.job_file.exists()
 
 
 def test_an_endpoint_cannot_send_the_app_on_to_another_address(monkeypatch):
