@@ -128,6 +128,19 @@ RECIPES = {
             Phase(200, 2048, "adam", 1e-3, 1e-3, (20, 20), (0.5, 0.5), noise=0.0, frozen=200),
             Phase(1200, 3072, "muon", 0.007, 1.5e-3, (15, 4), (0.8, 0.2), noise=0.5, frozen=800),
             Phase(2000, 3072, "muon", 0.01, 2e-3, (4, 3), (0.35, 0.25), noise=0.5, frozen=600),
+            Phase(
+                600,
+                3072,
+                "muon",
+                0.006,
+                1.5e-3,
+                (4, 3),
+                (0.25, 0.25),
+                noise=0.5,
+                frozen=100,
+                made_up=(0.4, 0.0),
+                splices=0.5,
+            ),
         ),
     ),
 }
@@ -379,7 +392,7 @@ def _spliced(story: Encoded, other: Encoded, rng: random.Random) -> Encoded:
         if here < len(story[0]) and story[0][here] in places:
             there = rng.choice(places[story[0][here]])
             ids = story[0][: here + 1] + other[0][there + 1 :]
-            return ids, story[1][: here + 1] + [0.0] + other[1][there + 2 :]
+            return ids, [*story[1][: here + 1], 0.0, *other[1][there + 2 :]]
     return story
 
 
