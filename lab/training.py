@@ -44,6 +44,8 @@ USUAL_SHARE = (0.004, 0.03)
 """Trained share of a LoRA: 0.44 % for rank 16 on q, k, v, o of Qwen2.5-0.5B; above 3 % it is hardly a small adapter."""
 SMALL = 50_000_000
 """Below so many weights any useful rank is a large share, and nobody needs to be warned of it."""
+MOST_LOGITS = 2**27
+"""Numbers in the logits of a micro-batch (half a gigabyte) up to which they are made at once on a CPU."""
 WATCHED = 3
 """Requests of the test split that are answered at every evaluation."""
 WATCHED_TOKENS = 96
@@ -151,7 +153,7 @@ class Grouped(Sampler[int]):
 
 
 class _InGroups:
-    """The order of rows, for both trainers."""
+    """The order of rows and the count of tokens, for both trainers."""
 
     effective_batch: int
 
@@ -160,9 +162,35 @@ class _InGroups:
         self.order = Grouped(lengths, self.effective_batch, self.args.data_seed)
         return self.order
 
+    def count(self, inputs: dict[str, Any]) -> None:
+        """Add the batch's tokens, padding left out, to what the log tells; TRL does so only in its own loss."""
+        self._total_train_tokens += self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+
 
 class HardTrainer(_InGroups, SFTTrainer):
-    """TRL's SFTTrainer: the teacher's words are the target."""
+    """TRL's SFTTrainer: the teacher's words are the target.
+
+    Off a GPU, TRL's head computes every position in tiles, in the backward pass again, with entropy and accuracy: for
+    a small vocabulary that is half of a step. There the answer's logits are made at once; the loss is the same.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        learned = inputs["labels"][:, 1:] != -100
+        if learned.is_cuda or learned.numel() * self.model.config.vocab_size > MOST_LOGITS or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        kept = learned.any(0).nonzero()[:, 0]
+        asked = {k: inputs[k] for k in ("input_ids", "attention_mask")}
+        logits = model(**asked, use_cache=False, logits_to_keep=kept).logits
+        mask, targets = learned[:, kept], inputs["labels"][:, 1:][:, kept]
+        total = torch.nn.functional.cross_entropy(logits[mask].float(), targets[mask], reduction="sum")
+        if self.model.training:
+            self.count(inputs)
+        if num_items_in_batch is None:
+            return total / learned.sum().clamp(min=1)
+        return total / num_items_in_batch * self.accelerator.num_processes
 
 
 class SoftTrainer(_InGroups, GKDTrainer):
@@ -185,8 +213,7 @@ class SoftTrainer(_InGroups, GKDTrainer):
         loss = self.generalized_jsd_loss(
             student.float(), teacher.float(), beta=0, num_items_in_batch=num_items_in_batch or learned.sum()
         )
-        self._total_train_tokens += self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
-        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        self.count(inputs)
         return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
 
 
