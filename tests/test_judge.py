@@ -118,7 +118,8 @@ def test_what_speaks_against_a_story_lowers_its_score() -> None:
     trained = read_json(judge.MODEL_FILE)
     usual = dict(zip(trained["features"], trained["means"], strict=True))
     for name, weight, scale in zip(trained["features"], trained["weights"], trained["scales"], strict=True):
-        better, worse = (usual | {name: usual[name] + sign * weight * scale} for sign in (1, -1))
+        # Half a logit each way, so that no weight is too small for a score of two decimals.
+        better, worse = (usual | {name: usual[name] + sign * 0.5 / weight * scale} for sign in (1, -1))
         assert 1 <= judge._opinion(worse, trained)[0] < judge._opinion(better, trained)[0] <= 5
 
 
