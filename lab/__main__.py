@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help_text: str, run: str | None = "required", stage: str = "") -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help_text, description=help_text)
+        # argparse formats help with %, but not descriptions of a parser.
+        command = commands.add_parser(name, help=help_text.replace("%", "%%"), description=help_text)
         if run:
             command.add_argument("run", nargs="?" if run == "optional" else None, metavar="RUN", help="id of the run")
         if stage:

@@ -302,6 +302,7 @@ class CompareConfig:
     )
     prompts: int = knob(64, "Prompts", "지시문 수", low=4, high=2000, step=1)
     temperature: float = knob(0.8, "Temperature", "온도", low=0.0, high=1.5, step=0.05)
+    top_p: float = knob(0.95, "Top-p", "Top-p", low=0.1, high=1.0, step=0.01, more=True)
     seed: int = knob(1000, "Seed", "시드", low=0, high=2**31 - 1, step=1, more=True)
     max_new_tokens: int = knob(
         400, "Longest answer (tokens)", "답의 최대 길이(토큰)", low=16, high=2048, step=1, more=True
@@ -353,10 +354,10 @@ STAGES: dict[str, type] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "mini": {
-        "generate": {"teacher": "mini:teacher", "pairs": 200},
+        "generate": {"teacher": "mini:teacher", "pairs": 200, "top_p": 0.85},
         "filter": {"judge": "mini"},
         "train": {"student": "mini:student"},
-        "compare": {"judge": "mini"},
+        "compare": {"judge": "mini", "top_p": 0.85},
     },
     "qwen": {
         "generate": {"teacher": "Qwen/Qwen2.5-1.5B-Instruct", "pairs": 5000, "top_p": 0.95, "max_new_tokens": 512},

@@ -63,9 +63,10 @@ class Phase:
     wild_words: tuple[float, float]
     """Share of key words that suit no template, at first and from 60 % on: only copying foretells those."""
     noise: float
-    """Share of stories that are spoilt on purpose."""
+    """Share of stories that are spoilt on purpose, each in one of the ways ``spoils``: see ``spoil``."""
     frozen: int
     """Steps during which the wired attention stays as it is."""
+    spoils: tuple[str, ...] = ("other", "other", "other", "loop", "cut", "mixed", "shuffled")
     made_up: tuple[float, float] = (0.8, 0.8)
     """Shares of main characters and of their friends with a made-up name: what nothing but the request foretells must
     be copied, but a friend is nowhere in the request, and a teller who invents syllables stumbles over them."""
@@ -129,15 +130,16 @@ RECIPES = {
             Phase(1200, 3072, "muon", 0.007, 1.5e-3, (15, 4), (0.8, 0.2), noise=0.5, frozen=800),
             Phase(2000, 3072, "muon", 0.01, 2e-3, (4, 3), (0.35, 0.25), noise=0.5, frozen=600),
             Phase(
-                600,
+                700,
                 3072,
                 "muon",
                 0.006,
                 1.5e-3,
                 (4, 3),
                 (0.25, 0.25),
-                noise=0.5,
+                noise=0.75,
                 frozen=100,
+                spoils=("chatty", "chatty", "chatty", "memo", "memo", "memo", "other", "cut"),
                 made_up=(0.4, 0.0),
                 splices=0.5,
             ),
@@ -253,10 +255,40 @@ def _opened(text: str, story: str, rng: random.Random) -> tuple[str, str]:
     return sentence, f"{sentence} {story}"
 
 
-def spoil(row: dict, templates: tuple[dict, ...], phrasings: tuple[dict, ...], rng: random.Random) -> dict:
-    """The same request with an answer as a weak model gives it: another story, a loop, a break, mixed words."""
+GREETINGS = (
+    "네, 알겠습니다! 동화를 들려드릴게요.",
+    "물론이죠! 요청하신 동화입니다.",
+    "좋아요, 아이를 위한 짧은 이야기를 써 볼게요.",
+    "다음은 부탁하신 내용으로 만든 동화예요.",
+)
+GOODBYES = (
+    "이 동화가 마음에 드셨으면 좋겠습니다.",
+    "더 필요한 것이 있으면 말씀해 주세요!",
+    "다른 이야기도 써 드릴까요?",
+    "도움이 되었기를 바랍니다.",
+)
+_STORY_ENDING = re.compile(r"(?<=[가-힣])(?:어요|지요|답니다|습니다)(?=\.)")
+
+
+def _memo(text: str) -> str:
+    """The story in note style: -었어요 and the like become -었음."""
+    return _STORY_ENDING.sub(lambda m: "음" if domain.has_final_consonant(text[: m.start()]) else m[0], text)
+
+
+def spoil(
+    row: dict,
+    templates: tuple[dict, ...],
+    phrasings: tuple[dict, ...],
+    rng: random.Random,
+    spoils: tuple[str, ...] = Phase.spoils,
+) -> dict:
+    """The same request with an answer as a weak model gives it.
+
+    ``other`` another story, ``loop``, ``cut`` a break, ``mixed`` words, ``shuffled`` sentences, ``chatty`` an assistant's
+    phrases around the story, ``memo`` note style.
+    """
     sentences = re.split(r"(?<=[.!?])\s+", row["output"])
-    kind = rng.choice(("other", "other", "other", "loop", "cut", "mixed", "shuffled"))
+    kind = rng.choice(spoils)
     if kind == "other":
         output = example(templates, phrasings, rng)["output"]
     elif kind == "loop":
@@ -267,9 +299,13 @@ def spoil(row: dict, templates: tuple[dict, ...], phrasings: tuple[dict, ...], r
     elif kind == "mixed":
         pool = _all_words()
         output = " ".join(rng.choice(pool) if rng.random() < 0.15 else w for w in row["output"].split(" "))
-    else:
+    elif kind == "shuffled":
         rng.shuffle(sentences)
         output = " ".join(sentences)
+    elif kind == "memo":
+        output = _memo(row["output"])
+    else:
+        output = f"{rng.choice(GREETINGS)} {row['output']} {rng.choice(GOODBYES)}"
     return row | {"output": output}
 
 
@@ -426,7 +462,7 @@ def _batches(phase: Phase, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...
         for _ in range(128):
             row = example(templates, phrasings, rng, wild, phase.made_up)
             if rng.random() < phase.noise:
-                row = spoil(row, templates, phrasings, rng)
+                row = spoil(row, templates, phrasings, rng, phase.spoils)
             rows.append(row | {"bare": rng.random() < 0.03})
         encoded = [_encode(row, phase, tokenizer, templates, slot_weight, rng) for row in rows]
         encoded.sort(key=lambda x: len(x[0]))

@@ -337,7 +337,7 @@ def _provenance(report: dict[str, Any]) -> list[str]:
     counts = report["leak_counts"]
     return [
         *lines,
-        f"- temperature {report['temperature']}, seed {report['seed']}, tasks {report['same_tasks']}, {versions}",
+        f"- temperature {report['temperature']}, top-p {report.get('top_p', 1.0)}, seed {report['seed']}, tasks {report['same_tasks']}, {versions}",
         f"- leak check against {report['training_pairs']} training rows: {counts['reference']} reference stories, {counts['probes']} probes, {counts['general']} general questions, {counts['test']} test stories share a passage; {report['test_pairs_left_out']} test stories left out",
     ]
 

@@ -257,11 +257,12 @@ def _report(
         "reference_stories": len(texts.reference),
         "training_pairs": len(trained),
         "temperature": config.temperature,
+        "top_p": config.top_p,
         "seed": config.seed,
         "same_tasks": content_id(
             [p.instruction for p in texts.prompts],
             [p.output for p in texts.reference],
-            [config.temperature, config.seed, config.max_new_tokens],
+            [config.temperature, config.top_p, config.seed, config.max_new_tokens],
         ),
         "versions": _versions(),
         "models": [m.row for m in measured],
@@ -333,7 +334,7 @@ def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry,
             # Far from every seed of the first answers, whatever their number.
             seeds += [config.seed + turn * 1_000_003 + i for i in range(len(texts.prompts[:PASS_PROMPTS]))]
         answers: dict[int, Answer] = {}
-        sampling = Sampling(config.temperature, 1.0, config.max_new_tokens)
+        sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
         for index, answer in model.write(
             [p.instruction for p in asked],
             sampling,

@@ -45,7 +45,7 @@ def prepared(folder):
     append_rows(run.pairs_file, [p.row() for p in pairs])
     append_rows(run.verdicts_file, [Verdict(p.id, i % 6 > 0, judge=1 + i % 5).row() for i, p in enumerate(pairs)])
     write_json(run.stage_folder("generate") / "config.json", {"teacher": tiny_model(folder / "teacher", 1)})
-    write_json(run.stage_folder("compare") / "config.json", {"prompts": 4, "max_new_tokens": 8, "judge": "none"})
+    write_json(run.stage_folder("compare") / "config.json", {"prompts": 4, "max_new_tokens": 16, "judge": "none"})
     settings = {"student": student, "epochs": 1.0, "batch_size": 4, "learning_rate": 1e-2, "evaluations": 2}
     write_json(run.stage_folder("train", "distilled") / "config.json", settings)
     return run
@@ -64,7 +64,9 @@ def opened(page, run):
 
 def finished(run, *arms):
     """Whether these arms are trained and nothing is at work any more."""
-    return set(arms) <= set(run.finished_arms()) and read_json(run.job_file)["state"] == "done"
+    job = read_json(run.job_file)
+    assert job["state"] != "failed", job["error"]
+    return set(arms) <= set(run.finished_arms()) and job["state"] == "done"
 
 
 def wait(page, happened):
