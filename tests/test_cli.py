@@ -130,7 +130,7 @@ def test_the_exercise_trains_three_arms_on_the_best_pairs_and_compares_them(
     append_rows(run.pairs_file, [p.row() for p in pairs])
     append_rows(run.verdicts_file, [Verdict(p.id, True, judge=1 + i % 5).row() for i, p in enumerate(pairs)])
     write_json(run.stage_folder("generate") / "config.json", {"teacher": tiny_model(tmp_path / "teacher", 1)})
-    write_json(run.stage_folder("compare") / "config.json", {"prompts": 4, "max_new_tokens": 8, "judge": "none"})
+    write_json(run.stage_folder("compare") / "config.json", {"prompts": 4, "max_new_tokens": 16, "judge": "none"})
     flags = ["--student", student, "--epochs", "1", "--batch-size", "4", "--evaluations", "1"]
     assert main(["exercise", run.id, *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -266,7 +266,7 @@ def _build_estimate(page: Page, fields: dict[str, Any]) -> None:
     ask = page.label(gr.Button("", size="md", elem_id="estimate"), value="start_estimate")
     said = gr.HTML(elem_id="estimated")
 
-    def tell(run_id: str | None, language: str, *values: Any) -> str:
+    def estimate(run_id: str | None, language: str, *values: Any) -> str:
         run = needed(run_id, language)
         try:
             shared.slow_down()
@@ -279,7 +279,7 @@ def _build_estimate(page: Page, fields: dict[str, Any]) -> None:
             raise told(problem, language) from None
 
     # One at a time: each is a process of its own, as this one may not load the libraries that know.
-    ask.click(tell, [page.run, page.language, *fields.values()], said, concurrency_id="estimate", concurrency_limit=1, api_visibility="private")  # fmt: skip
+    ask.click(estimate, [page.run, page.language, *fields.values()], said, concurrency_id="estimate", concurrency_limit=1, api_visibility="private")  # fmt: skip
     page.run.change(lambda: "", None, said, **QUIET)
 
 
