@@ -119,23 +119,28 @@ def _trained() -> dict[str, Any]:
 
 def lexicon(stories: Sequence[str]) -> set[str]:
     """Content morphemes (form and first letter of the tag, ``토끼/N``) that two or more of the ``stories`` use."""
-    seen = Counter(m for story in stories for m in set().union(*content(story)))
+    seen = Counter(m for story in stories for m in set().union(*content(analysed(story))))
     return {m for m, n in seen.items() if n > 1}
 
 
-def content(text: str) -> list[set[str]]:
+def analysed(text: str) -> list[list[Any]]:
+    """The morphemes of every sentence."""
+    return list(morphemes().tokenize(list(sentences(text))))
+
+
+def content(analysis: Sequence[Sequence[Any]]) -> list[set[str]]:
     """Nouns, verbs, adjectives and adverbs of every sentence; one-syllable verbs say too little to count."""
     return [
         {f"{t.form}/{t.tag[0]}" for t in tokens if t.tag in ("NNG", "VV", "VA", "MAG", "XR") and len(t.form) > 1}
-        for tokens in morphemes().tokenize(list(sentences(text)))
+        for tokens in analysis
     ]
 
 
-def grammar_tags(text: str) -> list[list[str]]:
+def grammar_tags(analysis: Sequence[Sequence[Any]]) -> list[list[str]]:
     """Every sentence as its morphemes: particles and endings by form, everything else by its part of speech."""
     return [
         [f"{t.form}/{t.tag}" if t.tag[0] in "JEX" or t.tag in ("VCP", "VCN", "SF") else t.tag for t in tokens]
-        for tokens in morphemes().tokenize(list(sentences(text)))
+        for tokens in analysis
         if tokens
     ]
 
@@ -143,7 +148,7 @@ def grammar_tags(text: str) -> list[list[str]]:
 def grammar_counts(stories: Sequence[str]) -> dict[str, int]:
     """Counts of one to three successive tags of ``grammar_tags``, joined by spaces; longer ones seen once are left out."""
     counts: Counter[str] = Counter()
-    for tags in (tags for story in stories for tags in grammar_tags(story)):
+    for tags in (tags for story in stories for tags in grammar_tags(analysed(story))):
         padded = ["<", "<", *tags, ">"]
         for i in range(2, len(padded)):
             counts.update(" ".join(padded[i - n : i + 1]) for n in range(3))
@@ -207,10 +212,11 @@ def features(pairs: Sequence[Pair], teacher: str) -> list[dict[str, float]]:
         means = sorted((sum(p) / len(p) for p in parts if len(p) > 3), reverse=True) or [mean]
         lines = sentences(pair.output) or ("",)
         name = short_name(pair.character) if pair.character.strip() else ""
-        used = content(pair.output)
+        analysis = analysed(pair.output)
+        used = content(analysis)
         plain = [w for line in used for w in line]
-        said, linked = set().union(*content(pair.instruction)), 0
-        grammar = [grammar_surprise(tags) for tags in grammar_tags(pair.output)] or [[0.0]]
+        said, linked = set().union(*content(analysed(pair.instruction))), 0
+        grammar = [grammar_surprise(tags) for tags in grammar_tags(analysis)] or [[0.0]]
         tags = [x for sentence in grammar for x in sentence]
         for line in used:
             linked += bool(line & said)

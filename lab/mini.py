@@ -559,23 +559,31 @@ def _wired(model: Qwen2ForCausalLM) -> list[torch.nn.Parameter]:
     return whole + [p for part in attention[2:] for m in (part.v_proj, part.o_proj) for p in m.parameters()]
 
 
+def configuration(
+    hidden: int, layers: int, heads: int, feed_forward: int, vocabulary: int, eos: int, pad: int
+) -> Qwen2Config:
+    """The Qwen2 configuration of a story model from scratch."""
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+
+
 def _new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     torch.manual_seed(recipe.seed)
+    eos, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
     model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=recipe.hidden,
-            intermediate_size=recipe.feed_forward,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-            bos_token_id=None,
-            eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-            pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        )
+        configuration(recipe.hidden, recipe.layers, recipe.heads, recipe.feed_forward, VOCABULARY, eos, pad)
     )
     wire_for_copying(model)
     return model

@@ -29,20 +29,7 @@ class Shape:
 
     def configuration(self, vocabulary: int, eos: int, pad: int) -> Qwen2Config:
         """The Qwen2 configuration with as many entries as the vocabulary really has."""
-        return Qwen2Config(
-            vocab_size=vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.feed_forward,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": mini.ROPE_THETA},
-            bos_token_id=None,
-            eos_token_id=eos,
-            pad_token_id=pad,
-        )
+        return mini.configuration(self.hidden, self.layers, self.heads, self.feed_forward, vocabulary, eos, pad)
 
 
 SHAPES = {
