@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lab import archive
 from lab.config import StageConfig
@@ -36,7 +35,7 @@ from lab.problems import Problem, Stopped
 from lab.progress import Progress
 from lab.records import append_rows, read_json, write_json
 from lab.run import Run
-from lab.stages.publish import client, patiently
+from lab.stages.publish import client, patiently, signed_in
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("generate", "filter", "train", "compare")
@@ -188,21 +187,15 @@ def _offer(run_: Run, stage: str, flavor: str, hour: dict[str, Any], hours: floa
 
 
 def _signed_in(token: str | None) -> tuple[Any, str]:
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    if os.environ.get("LAB_OFFLINE") == "1" and urlparse(endpoint or "").hostname not in ("127.0.0.1", "localhost"):
-        raise Problem(
-            "LAB_OFFLINE=1 forbids the network. Unset it to submit.",
-            "LAB_OFFLINE=1 이면 원격 작업을 맡길 수 없습니다. 이 설정을 꺼 주세요.",
-        )
-    from huggingface_hub import get_token
-
-    token = token or (None if os.environ.get("SPACE_ID") else get_token())
-    if not token:
-        raise Problem(
-            "Renting hardware needs a Hugging Face token with write access and the right to run jobs. Sign in with `hf auth login`.",
-            "원격 작업에는 쓰기와 작업 실행 권한이 있는 허깅페이스 토큰이 필요합니다. `hf auth login` 으로 로그인해 주세요.",
-        )
-    return client(endpoint, token), token
+    offline = Problem(
+        "LAB_OFFLINE=1 forbids the network. Unset it to submit.",
+        "LAB_OFFLINE=1 이면 원격 작업을 맡길 수 없습니다. 이 설정을 꺼 주세요.",
+    )
+    signed_out = Problem(
+        "Renting hardware needs a Hugging Face token with write access and the right to run jobs. Sign in with `hf auth login`.",
+        "원격 작업에는 쓰기와 작업 실행 권한이 있는 허깅페이스 토큰이 필요합니다. `hf auth login` 으로 로그인해 주세요.",
+    )
+    return signed_in(token, os.environ.get("HF_ENDPOINT") or None, offline, signed_out)
 
 
 def _must_be_reachable(run_: Run, stage: str, config: StageConfig) -> None:

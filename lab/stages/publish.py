@@ -651,6 +651,22 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> di
     return {"repo": repo, "url": f"{api.endpoint}/{prefix}{repo}", "commit": commit}
 
 
+def signed_in(token: str | None, endpoint: str | None, offline: Problem, signed_out: Problem) -> tuple[Any, str]:
+    """(client, token): the given token, or off a Space the stored one. Raises ``offline`` or ``signed_out``.
+
+    A Hub on this machine may be used even where the network is forbidden.
+    """
+    local = urlparse(endpoint or "").hostname in ("127.0.0.1", "localhost")
+    if os.environ.get("LAB_OFFLINE") == "1" and not local:
+        raise offline
+    from huggingface_hub import get_token
+
+    token = token or (None if os.environ.get("SPACE_ID") else get_token())
+    if not token:
+        raise signed_out
+    return client(endpoint, token), token
+
+
 def account(token: str, endpoint: str | None = None) -> list[str]:
     """The namespaces that a token may publish to: its owner's, then the organisations'. Problem when the Hub refuses it."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -684,21 +700,15 @@ def run(
         facts = {"dataset": {"repo": ready["dataset"], **blank}, "model": {"repo": ready["model"], **blank}}
         facts |= {"verdict": ready["verdict"], "dry_run": True}
     else:
-        local = urlparse(endpoint or "").hostname in ("127.0.0.1", "localhost")
-        if os.environ.get("LAB_OFFLINE") == "1" and not local:
-            raise Problem(
-                "LAB_OFFLINE=1 forbids the network. Unset it or use --dry-run.",
-                "LAB_OFFLINE=1 이면 올릴 수 없습니다. 끄거나 --dry-run 을 써 주세요.",
-            )
-        from huggingface_hub import get_token
-
-        token = token or (None if os.environ.get("SPACE_ID") else get_token())
-        if not token:
-            raise Problem(
-                "Publishing needs a Hugging Face token with write access. Sign in.",
-                "공개하려면 쓰기 권한이 있는 허깅페이스 토큰이 필요합니다. 로그인해 주세요.",
-            )
-        api = client(endpoint, token)
+        offline = Problem(
+            "LAB_OFFLINE=1 forbids the network. Unset it or use --dry-run.",
+            "LAB_OFFLINE=1 이면 올릴 수 없습니다. 끄거나 --dry-run 을 써 주세요.",
+        )
+        signed_out = Problem(
+            "Publishing needs a Hugging Face token with write access. Sign in.",
+            "공개하려면 쓰기 권한이 있는 허깅페이스 토큰이 필요합니다. 로그인해 주세요.",
+        )
+        api, token = signed_in(token, endpoint, offline, signed_out)
         name = namespace or patiently("sign in", progress, api.whoami)["name"]
         ready = prepare(run_, config, name)
         progress.step(1)
