@@ -116,6 +116,19 @@ RECIPES = {
                 made_up=(0.4, 0.0),
                 splices=0.6,
             ),
+            Phase(
+                700,
+                3072,
+                "muon",
+                0.006,
+                1e-3,
+                (8, 5),
+                (0.3, 0.15),
+                noise=0.0,
+                frozen=50,
+                made_up=(0.3, 0.0),
+                splices=0.3,
+            ),
         ),
     ),
     "student": Recipe(
@@ -130,18 +143,31 @@ RECIPES = {
             Phase(1200, 3072, "muon", 0.007, 1.5e-3, (15, 4), (0.8, 0.2), noise=0.5, frozen=800),
             Phase(2000, 3072, "muon", 0.01, 2e-3, (4, 3), (0.35, 0.25), noise=0.5, frozen=600),
             Phase(
-                700,
+                2000,
                 3072,
                 "muon",
-                0.006,
+                0.008,
                 1.5e-3,
+                (6, 4),
+                (0.3, 0.15),
+                noise=0.0,
+                frozen=50,
+                made_up=(0.4, 0.0),
+                splices=0.25,
+            ),
+            Phase(
+                400,
+                3072,
+                "muon",
+                0.004,
+                1e-3,
                 (4, 3),
-                (0.25, 0.25),
+                (0.15, 0.15),
                 noise=0.75,
                 frozen=100,
-                spoils=("chatty", "chatty", "chatty", "memo", "memo", "memo", "other", "cut"),
+                spoils=("other", "other", "other", "chatty", "chatty", "memo", "memo", "cut"),
                 made_up=(0.4, 0.0),
-                splices=0.5,
+                splices=0.4,
             ),
         ),
     ),
@@ -196,10 +222,20 @@ def _kin(words: tuple[str, ...]) -> tuple[str, ...]:
     return best if len(set(best) & set(words)) >= 2 else words
 
 
-def _keyword(own: list[str], wild: float, rng: random.Random) -> str:
-    if rng.random() < wild:
-        return rng.choice(_all_words())
-    return rng.choice(own) if rng.random() < 0.75 else rng.choice(_kin(tuple(own)))
+def _keywords(template: dict, wild: float, rng: random.Random) -> tuple[str, str]:
+    """Two words: any at all (``wild``), of the same kind as the template's, or, mostly, the template's own.
+
+    Both are of one sort, so that the teller learns which tale suits a pair: chosen one by one, two own words met in
+    a third of the stories only, and the teller began a tale that had no room for what was asked.
+    """
+    chance = rng.random()
+    if chance < wild:
+        first, second = _all_words(), _all_words()
+    elif chance < wild + 0.2:
+        first, second = _kin(tuple(template["k1"])), _kin(tuple(template["k2"]))
+    else:
+        first, second = template["k1"], template["k2"]
+    return rng.choice(first), rng.choice(second)
 
 
 def example(
@@ -216,7 +252,7 @@ def example(
     template = rng.choice(templates)
     while True:
         character, friend = (_character(rng, share) for share in made_up)
-        pair = (_keyword(template["k1"], wild, rng), _keyword(template["k2"], wild, rng))
+        pair = _keywords(template, wild, rng)
         if pair[0] != pair[1] and character != friend and domain.split_of(character, pair) == "train":
             break
     slots = {
@@ -444,7 +480,10 @@ def _encode(
     before, answer = _prompt_ids(row, tokenizer), _answer(row, tokenizer, slot_weight)
     while rng.random() < phase.splices and len(answer[0]) < 400:
         other = row | {"output": domain.fill(rng.choice(templates)["text"], row["slots"])}
-        answer = _spliced(answer, _answer(other, tokenizer, slot_weight), rng)
+        spliced = _spliced(answer, _answer(other, tokenizer, slot_weight), rng)
+        told = tokenizer.decode(spliced[0])
+        if all(word in told for word in row["keywords"]):
+            answer = spliced
     return before + answer[0], [0.0] * len(before) + answer[1]
 
 

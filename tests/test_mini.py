@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ def tokenizer():
 
 def tokens_of(word, text, tokenizer):
     encoded = tokenizer(text, return_offsets_mapping=True)
-    return {
+    return [
         tuple(i for i, (a, b) in zip(encoded.input_ids, encoded.offset_mapping, strict=True) if a < end and b > begin)
         for begin, end in (match.span() for match in re.finditer(re.escape(word), text))
-    }
+    ]
 
 
 def test_names_are_the_same_tokens_in_the_request_and_in_the_story(tokenizer):
@@ -67,3 +68,23 @@ def test_a_spoilt_story_differs_from_the_clean_one():
     spoilt = [mini.spoil(row, domain.templates(), domain.phrasings(), rng) for row in rows]
     assert sum(a["output"] != b["output"] for a, b in zip(rows, spoilt, strict=True)) >= 45
     assert all(a["instruction"] == b["instruction"] for a, b in zip(rows, spoilt, strict=True))
+
+
+def test_most_pairs_of_key_words_are_one_templates_own():
+    rng, template = random.Random(3), domain.templates()[0]
+    pairs = [mini._keywords(template, 0.1, rng) for _ in range(300)]
+    own = sum(a in template["k1"] and b in template["k2"] for a, b in pairs)
+    assert own / len(pairs) > 0.6
+    assert len({word for pair in pairs for word in pair}) > len(template["k1"]) + len(template["k2"])
+
+
+def test_a_spliced_story_still_tells_about_both_key_words(tokenizer):
+    rng = random.Random(4)
+    phase = replace(mini.RECIPES["teacher"].phases[-1], splices=0.8)
+    rows = [mini.example(domain.templates(), domain.phrasings(), rng) | {"bare": True} for _ in range(60)]
+    told = [
+        tokenizer.decode(mini._encode(row, phase, tokenizer, domain.templates(), 1.0, rng)[0], skip_special_tokens=True)
+        for row in rows
+    ]
+    assert sum(text != row["output"] for text, row in zip(told, rows, strict=True)) > 30
+    assert all(word in text for text, row in zip(told, rows, strict=True) for word in row["keywords"])
