@@ -38,6 +38,8 @@ WINDOW = 4
 """Batches among which requests are sorted by length."""
 MOST_ROWS = 256
 """Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
+NUCLEUS = 128
+"""Tokens among which top-p is looked for first: on reference stories 93 in 100 steps of the mini teacher need 64 at 0.95."""
 
 
 @dataclass(frozen=True)
@@ -428,16 +430,39 @@ def _draw(logits: torch.Tensor, sampling: Sampling, chances: torch.Tensor) -> to
     if sampling.temperature <= 0:
         return logits.argmax(-1)
     probabilities = (logits / sampling.temperature).softmax(-1)
-    index = None
     if sampling.top_p < 1:
-        probabilities, index = probabilities.sort(-1, descending=True)
-        probabilities[probabilities.cumsum(-1) - probabilities >= sampling.top_p] = 0
+        best, index = _likeliest(probabilities, min(NUCLEUS, probabilities.shape[-1]))
+        drawn = index.gather(-1, _place(_nucleus(best, sampling.top_p), chances))[:, 0]
+        # Rows that need more tokens to reach top-p are sorted whole; a row's draw never depends on its neighbours.
+        if (wide := best.cumsum(-1)[:, -1] < sampling.top_p).any():
+            best, index = probabilities[wide].sort(dim=-1, descending=True, stable=True)
+            drawn[wide] = index.gather(-1, _place(_nucleus(best, sampling.top_p), chances[wide]))[:, 0]
+        return drawn
+    return _place(probabilities, chances)[:, 0]
+
+
+def _likeliest(probabilities: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` likeliest tokens of every row, best first, among equals the lower id: what a whole stable sort begins with.
+
+    Sorting 248 rows of 4,096 whole takes 61 ms of a core, this 11 ms.
+    """
+    index = probabilities.topk(count, sorted=False).indices.sort(-1).values
+    best, order = probabilities.gather(-1, index).sort(dim=-1, descending=True, stable=True)
+    return best, index.gather(-1, order)
+
+
+def _nucleus(best: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Probabilities in falling order with everything behind the first ``top_p`` of their sum set to 0."""
+    return best.masked_fill(best.cumsum(-1) - best >= top_p, 0)
+
+
+def _place(probabilities: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+    """In every row the place at which the summed probabilities pass the row's chance; shape (rows, 1)."""
     summed = probabilities.cumsum(-1)
     total = summed[:, -1:]
     # Rounding may bring the product up to the total, behind which only impossible tokens stand.
     goal = torch.minimum(chances[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(summed, goal, right=True)
-    return (place if index is None else index.gather(-1, place))[:, 0]
+    return torch.searchsorted(summed, goal, right=True)
 
 
 def open_model(

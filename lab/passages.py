@@ -66,8 +66,14 @@ class Passages:
         return hashes[order], order
 
     def shared(self, text: str) -> list[int]:
-        """Where in the folded text a passage of ``SPAN`` characters of the corpus begins."""
-        own = _windows(_codes(flat(text)), SPAN)
+        """Where in the folded text a passage of ``SPAN`` characters of the corpus begins.
+
+        A shorter text is a passage as a whole, if it has ``SEED`` characters; below, chance makes it.
+        """
+        codes = _codes(flat(text))
+        if SEED <= len(codes) < SPAN:
+            return [0] if self.longest(text) == len(codes) else []
+        own = _windows(codes, SPAN)
         if not len(self._spans):
             return []
         places = np.searchsorted(self._spans, own).clip(max=len(self._spans) - 1)
@@ -104,7 +110,7 @@ def find_leaks(known: Passages, sets: dict[str, Sequence[Pair]]) -> list[dict[st
             found = known.shared(pair.output)
             if found:
                 text = flat(pair.output)
-                share = len(found) / (len(text) - SPAN + 1)
+                share = len(found) / max(1, len(text) - SPAN + 1)
                 leaks.append(
                     {"set": name, "id": pair.id, "span": text[found[0] :][:SPAN], "share": round(share, 3), "kind": "passage"}
                 )  # fmt: skip

@@ -274,6 +274,18 @@ def test_shared_passages_and_near_duplicates_are_leaks() -> None:
     assert found["r"]["set"] == "reference" and found["r"]["span"] in rows[0].output and 0 < found["r"]["share"] < 1
 
 
+def test_short_probes_and_answers_are_leaks_when_they_stand_whole_in_a_row() -> None:
+    """Most everyday answers and some probes are shorter than a passage."""
+    own = stage.evaluation_only(CompareConfig())
+    short = [p for name in ("probes", "general") for p in own[name] if 12 <= len(p.output) < 30]
+    assert len(short) > 20
+    rows = [Pair(str(i), "", f"앞말이에요. {p.output} 뒷말이에요.") for i, p in enumerate(short)]
+    known = Passages(p.output for p in rows)
+    assert {x["id"] for x in stage.leaks_of(known, rows, [], own)} == {p.id for p in short}
+    parts = Passages(p.output[: len(p.output) // 2] for p in short)
+    assert stage.leaks_of(parts, rows, [], {"probes": [p for p in own["probes"] if p in short]}) == []
+
+
 def test_evaluation_texts_in_the_training_rows_stop_it_with_the_list(run_: Run) -> None:
     story = domain.reference_stories()[3]
     row = Pair("leak", story["instruction"], story["output"], split="train")

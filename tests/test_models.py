@@ -44,6 +44,24 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     assert shares([2.0, 1.0, 0.0, -3.0], Sampling(1.0, 0.85)) == pytest.approx([*kept.tolist(), 0, 0], abs=1e-4)
 
 
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 4.0], ids=["flat", "mixed", "sharp"])
+def test_top_p_draws_what_sorting_the_whole_vocabulary_draws(sharpness: float) -> None:
+    """Nuclei of every size, rows that need more than the likeliest few, and equals as half precision makes them."""
+    torch.manual_seed(0)
+    logits = (torch.randn(200, 1000) * sharpness).to(torch.bfloat16).float()
+    chances, sampling = torch.rand(200), Sampling(0.8, 0.9)
+    best, index = (logits / 0.8).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if sharpness < 4:
+        assert ((best.cumsum(-1) < 0.9).sum(-1) > models.NUCLEUS).any(), "some rows are sorted whole"
+    best[best.cumsum(-1) - best >= 0.9] = 0
+    summed = best.cumsum(-1)
+    wanted = index.gather(-1, torch.searchsorted(summed, chances[:, None] * summed[:, -1:], right=True))[:, 0]
+    drawn = models._draw(logits, sampling, chances)
+    assert torch.equal(drawn, wanted)
+    alone = torch.cat([models._draw(logits[i : i + 1], sampling, chances[i : i + 1]) for i in range(20)])
+    assert torch.equal(alone, drawn[:20]), "whatever its neighbours"
+
+
 def test_the_last_chance_never_draws_an_impossible_token() -> None:
     logits = torch.tensor([[0.3, 1.7, float("-inf"), float("-inf")]])
     token = models._draw(logits, Sampling(1.0), torch.tensor([1 - 2**-24]))
