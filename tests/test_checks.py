@@ -171,6 +171,74 @@ def test_other_ways_to_fail(reason: str, text: str) -> None:
     assert reason in reasons(text)
 
 
+@pytest.mark.parametrize(
+    ("word", "sentence", "there"),
+    [
+        ("나무", "나뭇가지에 새가 앉았어요.", True),
+        ("나무", "소나무가 서 있었어요.", True),
+        ("나무", "엄마는 아이를 나무랐어요.", False),
+        ("꿈", "밤새 꿈꾸었어요.", True),
+        ("잠", "스르르 잠들었어요.", True),
+        ("춤", "빙글빙글 춤추었어요.", True),
+        ("눈", "함박눈이 내렸어요.", True),
+        ("다리", "친구를 기다리고 있었어요.", False),
+        ("다리", "돌다리를 건넜어요.", True),
+        ("가지", "떡을 가지고 왔어요.", False),
+        ("모자", "빵이 모자랐어요.", False),
+        ("모자", "털모자를 썼어요.", True),
+        ("하마", "하마터면 넘어질 뻔했어요.", False),
+        ("노래", "모두 노래했어요.", True),
+        ("반짝", "별이 반짝였어요.", True),
+        ("총총", "강아지가 총총총 걸었어요.", True),
+        ("비", "비밀을 말했어요.", False),
+    ],
+)
+def test_a_key_word_counts_inflected_or_in_a_compound_but_not_by_its_letters_alone(
+    word: str, sentence: str, there: bool
+) -> None:
+    assert ("missing_keyword" in reasons(sentence, keywords=(word,))) is not there
+
+
+@pytest.mark.parametrize(
+    ("extra", "wrong"),
+    [
+        (" 잠자리은 연못을 좋아했어요.", True),
+        (" 강아지이 뛰어왔어요.", True),
+        (" 바람는 살랑살랑 불었어요.", True),
+        (" 둘은 학교으로 걸어갔어요.", True),
+        (" 곰가 왔어요. 벌집가 있었어요.", True),
+        # Edges, verbs, compounds and names that look the same.
+        (" 노을이 하늘가에 번지고 꽃가 나비도 날았어요.", False),
+        (" 토토는 먹는 것도 웃는 것도 좋아했어요.", False),
+        (" 남자아이 하나가 섬마을 산책로를 걸었어요.", False),
+        (" 고양이 한 마리가 길로 나왔어요.", False),
+    ],
+)
+def test_particles_follow_the_end_of_any_noun(extra: str, wrong: bool) -> None:
+    assert ("ungrammatical" in reasons(STORY + extra)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("extra", "stuck"),
+    [
+        (" 그그그그래서 토토는 웃었어요.", True),
+        (" 잔잔잔잔한 물결이 왔어요.", True),
+        (" 토토는 토토는 토토는 웃었어요.", True),
+        (" 나는는 웃었어요.", True),
+        (" 쿵쿵쿵쿵거리며 하하하하 웃었어요.", False),
+        (" 따따따따따르릉, 콩콩콩콩 뛰어갔어요.", False),
+        (" 가을을 지나 마을을 지나 더 멀리 더 멀리 갔어요.", False),
+    ],
+)
+def test_a_stuck_syllable_is_no_sound(extra: str, stuck: bool) -> None:
+    assert ("repetition" in reasons(STORY + extra)) is stuck
+
+
+def test_another_name_that_begins_alike_is_not_the_character() -> None:
+    assert "missing_character" in reasons(STORY.replace("토토", "토토리"))
+    assert reasons(STORY.replace("토토는", "토토네는")) == set()
+
+
 def test_the_token_limit_counts_as_truncated() -> None:
     assert reasons(STORY, finish="length") == {"truncated"}
 
