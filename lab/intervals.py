@@ -6,12 +6,14 @@ Items (prompts, stories, probes) are drawn anew, not tokens: what one story does
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 RESAMPLES = 1000
 Z = 1.96
+"""Standard errors of a 95 % interval."""
 FEW = 8
 """Below this many items a difference is never called shown, whatever the resamples say."""
 
@@ -55,17 +57,19 @@ def _index(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, count, size=(RESAMPLES, count))
 
 
-def interval(sample: Sample) -> dict[str, float]:
-    """Value, low, high and the number of items: percentile bootstrap, for a rate Wilson's score interval.
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a rate, honest at few items: 5 of 5 says 57 to 100 % where a bootstrap says 100 %."""
+    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
-    A bootstrap of 8 passes out of 8 says 100 to 100 %; Wilson says 68 to 100 %.
-    """
+
+def interval(sample: Sample) -> dict[str, float]:
+    """Value, low, high and the number of items: percentile bootstrap, for a rate Wilson's score interval."""
     value, n = sample.value, sample.count
     used = sample.bottom != 0
     if not sample.exp and np.isin(sample.top[used], (0, 1)).all() and (sample.bottom[used] == 1).all():
-        middle = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z / (1 + Z**2 / n) * np.sqrt(value * (1 - value) / n + Z**2 / (4 * n**2))
-        low, high = min(value, max(0.0, middle - half)), max(value, min(1.0, middle + half))
+        low, high = wilson(value, n)
     else:
         low, high = _bounds(sample.at(_index(len(sample.top))))
     return {"value": value, "low": float(low), "high": float(high), "n": n}

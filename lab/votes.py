@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from lab.intervals import wilson
 from lab.records import append_rows, read_rows, repair
 from lab.run import Run
 
 CHOICES = ("a", "b", "c", "tie", "bad")
 """The first, second, third story; all equally good; all bad."""
-Z = 1.96
-"""Standard errors of a 95 % interval."""
 
 
 def vote(
@@ -69,10 +67,5 @@ def count(run: Run) -> list[Duel]:
 
 
 def share(wins: float, total: int) -> tuple[float | None, float | None, float | None]:
-    """(share, low, high): Wilson's score interval, honest at few votes where a bootstrap of five wins says 100 %."""
-    if not total:
-        return None, None, None
-    p, n = wins / total, total
-    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return p, max(0.0, middle - half), min(1.0, middle + half)
+    """(share, low, high) with Wilson's score interval; a tie may count as half a win."""
+    return (wins / total, *wilson(wins / total, total)) if total else (None, None, None)

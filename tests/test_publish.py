@@ -174,6 +174,67 @@ def test_the_loading_snippet_works(make_run):
     exec(code, {})
 
 
+def test_no_place_of_this_machine_and_no_endpoint_leaves(make_run, trained, tmp_path):
+    """A local teacher's folder, a judge's, own stories' and an endpoint's address are nobody's business."""
+    own, judge = tmp_path / "own.jsonl", tmp_path / "judges" / "mine"
+    own.write_text("{}\n", "utf-8")
+    judge.mkdir(parents=True)
+    run = make_run(teacher=f"{trained / 'base'}@0123456789ab")
+    write_json(run.stage_folder("generate") / "config.json", {"teacher": str(trained / "base"), "base_url": "http://10.0.0.7/v1"})  # fmt: skip
+    write_json(run.stage_folder("filter") / "config.json", {"judge": str(judge)})
+    config = read_json(run.stage_folder("train", "distilled") / "config.json") | {"human_file": str(own)}
+    write_json(run.stage_folder("train", "distilled") / "config.json", config)
+    publish.prepare(run, PublishConfig(), "alice")
+    for kind in ("dataset", "model"):
+        for path in run.publish_folder(kind).rglob("*"):
+            text = path.read_bytes() if path.is_file() else b""
+            for secret in (str(trained), str(tmp_path), "10.0.0.7"):
+                assert secret.encode() not in text, (path, secret)
+    rows = pq.read_table(run.publish_folder("dataset") / "data/train.parquet").to_pylist()
+    assert {r["teacher"] for r in rows} == {"base@0123456789ab"}
+    assert '"judge": "mine"' in (run.publish_folder("dataset") / "README.md").read_text("utf-8")
+
+
+def test_the_dataset_card_counts_the_grid_of_requests(make_run):
+    run = make_run()
+    publish.prepare(run, PublishConfig(), "alice")
+    text = (run.publish_folder("dataset") / "README.md").read_text("utf-8")
+    assert "6 different ones over 1 characters and 1 groups of key words." in text
+
+
+ADAPTER = """
+import re, sys
+from huggingface_hub import hf_hub_download
+
+card = open(hf_hub_download(sys.argv[1], "README.md"), encoding="utf-8").read()
+code = re.search(r"```python\\n(.*?)```", card, re.DOTALL)[1].replace("=300", "=4")
+assert "AutoPeftModelForCausalLM" in code
+exec(code)
+assert model.base_model.model.config.vocab_size
+"""
+
+
+@pytest.mark.slow
+def test_the_snippet_of_an_adapter_fetches_its_base_and_works(make_run, hub, trained, tmp_path):
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    base = "Qwen/Qwen2.5-0.5B-Instruct"
+    hub.add_user("hf_qwen", "Qwen")
+    api = HfApi(endpoint=hub.url, token="hf_qwen")
+    api.create_repo(base)
+    files = [CommitOperationAdd(p.name, str(p)) for p in (trained / "base").iterdir()]
+    api.create_commit(base, files, commit_message="base")
+    run = make_run(student=base)
+    for path in (*(trained / "base").glob("*oken*"), trained / "base" / "chat_template.jinja"):
+        # As training leaves them beside the adapter.
+        (run.stage_folder("train", "distilled") / "adapter" / path.name).write_bytes(path.read_bytes())
+    facts = go(run, hub)
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}  # fmt: skip
+    command = [sys.executable, "-c", ADAPTER, facts["model"]["repo"]]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_an_adapter_names_its_base_on_the_hub(make_run):
     run = make_run(student="Qwen/Qwen2.5-0.5B-Instruct")
     publish.prepare(run, PublishConfig(), "alice")
@@ -250,6 +311,15 @@ def test_a_llama_teacher_asks_for_the_name(make_run):
     assert "Built with Llama" in (run.publish_folder("model") / "README.md").read_text("utf-8")
 
 
+def test_own_characters_are_scanned_too(make_run):
+    run = make_run()
+    pair = Pair("mail", "호랑이 이야기", "옛날에 호랑이가 살았어요.", "me@example.com", ("떡",), "mini:teacher")
+    append_rows(run.pairs_file, [pair.row()])
+    append_rows(run.verdicts_file, [Verdict("mail", True).row()])
+    with pytest.raises(Problem, match=r"mail \(e-mail\)"):
+        publish.prepare(run, PublishConfig())
+
+
 @pytest.mark.parametrize("secret", ["me@example.com", "010-1234-5678", "hf_abcdefghijklmnopqrstuv"])
 def test_personal_data_and_secrets_stay_here(make_run, secret):
     with pytest.raises(Problem, match="id0"):
@@ -296,6 +366,8 @@ def test_publish_is_whole_linked_private_and_repeatable(make_run, hub):
         {"method": "PUT", "path": r"/_lfs/", "drop": "body", "after": 500},
         {"method": "POST", "path": r"repos/create", "status": 503},
         {"method": "GET", "path": r"/resolve/", "drop": "download", "after": 100},
+        {"method": "HEAD", "path": r"/resolve/", "status": 503, "times": 2},
+        {"method": "HEAD", "path": r"/resolve/", "drop": "before"},
         {"method": "*", "path": r"whoami", "delay": 0.5},
     ],
     ids=lambda f: " ".join(str(v) for v in f.values()),
@@ -308,7 +380,7 @@ def test_a_passing_fault_still_ends_whole(make_run, hub, fault):
         assert set(publish._files(run.publish_folder(kind))) <= set(hub.files(kind, facts[kind]["repo"]))
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 412, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 409, 412, 429, 500])
 def test_a_lasting_fault_is_explained_and_can_be_gone_on_from(make_run, hub, status):
     run = make_run()
     hub.fail("POST", r"/commit/", status=status, times=-1)
@@ -317,6 +389,40 @@ def test_a_lasting_fault_is_explained_and_can_be_gone_on_from(make_run, hub, sta
     assert TOKEN not in caught.value.en + caught.value.ko and run.done("publish") is None
     hub.faults.clear()
     assert go(run, hub)["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 503}, {"status": 403}, {"status": 429, "headers": {"Retry-After": "2"}}, {"drop": "before"}],
+    ids=lambda f: " ".join(map(str, f.values())),
+)
+def test_a_hub_that_goes_away_while_files_are_read_back_loses_nothing(make_run, hub, fault):
+    """The upload is told to be whole, the next try goes on with the comparison and makes no second commit."""
+    run = make_run()
+    hub.fail("HEAD", r"/resolve/", times=-1, **fault)
+    with pytest.raises(Problem, match="is whole at commit") as caught:
+        go(run, hub)
+    assert "Publish again" in caught.value.en and "올리기는 끝났습니다" in caught.value.ko
+    assert TOKEN not in caught.value.en + caught.value.ko and run.done("publish") is None
+    name = f"alice/fairytales-{run.id}-data"
+    before = len(hub.repo("dataset", name).commits)
+    assert set(hub.files("dataset", name)) >= set(publish._files(run.publish_folder("dataset")))
+    hub.faults.clear()
+    facts = go(run, hub)
+    assert len(hub.repo("dataset", name).commits) == before
+    assert facts["dataset"]["commit"][:12] in caught.value.en and facts["model"]["commit"]
+
+
+def test_rows_may_change_between_a_cut_read_back_and_the_next_try(make_run, hub):
+    run = make_run()
+    hub.fail("HEAD", r"/resolve/", times=-1, drop="before")
+    with pytest.raises(Problem, match="is whole at commit"):
+        go(run, hub)
+    hub.faults.clear()
+    append_rows(run.verdicts_file, [Verdict("id4", True).row()])
+    facts = go(run, hub)
+    there = hub.files("dataset", facts["dataset"]["repo"])
+    assert there["data/train.parquet"] == (run.publish_folder("dataset") / "data/train.parquet").read_bytes()
 
 
 def test_wrong_tokens_are_explained(make_run, hub):
@@ -415,12 +521,15 @@ def test_offline_and_dry_run(make_run):
 def test_the_tab_draws_the_chain_and_a_blocked_teacher_switches_the_upload_off(make_run):
     from lab.ui import publish as tab
 
-    drawn, button = tab.drawing(make_run(), "en")
+    drawn, why, button = tab.drawing(make_run(), "en")
+    assert why == ""
     assert 'class="link made ok"' in drawn and "May the student be Apache-2.0? Yes." in drawn and button["interactive"]
-    drawn, button = tab.drawing(make_run(teacher="api:gpt-4o"), "ko")
+    drawn, why, button = tab.drawing(make_run(teacher="api:gpt-4o"), "ko")
+    assert "공개할 수 없음" in why and "OpenAI Terms of Use" in why, "clause and source stand above the button"
     assert 'class="link made blocked"' in drawn and "OpenAI Terms of Use" in drawn and not button["interactive"]
     assert "아니요" in drawn and "법률 자문이 아닙니다" in drawn
-    drawn, _ = tab.drawing(make_run(teacher="somebody/unheard-of"), "en")
+    drawn, why, _ = tab.drawing(make_run(teacher="somebody/unheard-of"), "en")
+    assert why == ""
     assert "not verified" in drawn
 
 

@@ -25,7 +25,7 @@ from lab.config import PublishConfig, as_json
 from lab.domain import DATA
 from lab.problems import Problem, Stopped
 from lab.progress import Progress
-from lab.records import read_json, read_rows, write_json, write_text
+from lab.records import Pair, read_json, read_rows, write_json, write_text
 from lab.retention import number
 from lab.run import Run
 
@@ -38,6 +38,10 @@ SECRETS = {
     "phone number": re.compile(r"(?<!\d)01[016789][- .]?\d{3,4}[- .]?\d{4}(?!\d)"),
     "resident number": re.compile(r"(?<!\d)\d{6}-[1-4]\d{6}(?!\d)"),
 }
+
+
+PLACES = ("teacher", "student", "judge", "human_file")
+"""Options that may name a file or a folder of this machine."""
 
 
 def slug(title: str, otherwise: str) -> str:
@@ -210,6 +214,15 @@ def _index(title: str, arm: str, models: list[dict[str, Any]], dataset: str) -> 
     return [{"name": title, "results": [result]}] if metrics else []
 
 
+def _grid(pairs: list[Pair]) -> dict[str, int]:
+    """What the requests were drawn from, counted in the rows: different requests, characters and groups of key words."""
+    return {
+        "requests": len({p.instruction for p in pairs}),
+        "characters": len({p.character for p in pairs if p.character}),
+        "keywords": len({p.keywords for p in pairs if p.keywords}),
+    }
+
+
 def _size(rows: int) -> str:
     """The Hub's size category."""
     return next((name for top, name in ((1_000, "n<1K"), (10_000, "1K<n<10K")) if rows < top), "10K<n<100K")
@@ -252,9 +265,9 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
             f"라이선스에 따라 모델 이름은 {prefix!r}(으)로 시작해야 합니다. 모델 저장소 이름을 바꿔 주세요.",
         )
     stages = {
-        "generate": as_json(run_.config("generate")),
-        "filter": as_json(run_.config("filter")),
-        "train": as_json(trained),
+        "generate": _shareable(as_json(run_.config("generate"))),
+        "filter": _shareable(as_json(run_.config("filter"))),
+        "train": _shareable(as_json(trained)),
     }
     common = {"chain": found["chain"], "not_advice": licenses.NOT_ADVICE, "teachers": licenses.run_teachers(run_)}
     report = read_json(run_.report_file, {})
@@ -265,12 +278,14 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
     }
     _prepare_dataset(run_, config, found, dataset_repo, common, stages)
     _prepare_model(run_, arm, found, model_repo, dataset_repo, dataset_commit, common)
-    folders = [x for x in (trained.student, *common["teachers"]) if x not in licenses.IMPORTED and Path(x).is_dir()]
+    # A teacher's name in the rows carries its revision: FOLDER@HASH.
+    names = {x.partition("@")[0] for x in (trained.student, *common["teachers"])} - licenses.IMPORTED
+    places = sorted((x for x in names if Path(x).exists()), key=len, reverse=True)
     for kind in ("dataset", "model"):
         for path in sorted(run_.publish_folder(kind).rglob("*")):
             if path.is_file() and path.suffix in ("", ".md", ".json", ".jinja") and path.name != "tokenizer.json":
                 text = path.read_text("utf-8", errors="replace")
-                for local in folders:  # where somebody keeps a model is nobody's business
+                for local in places:  # where somebody keeps a model is nobody's business
                     if local in text:
                         text = text.replace(local, Path(local).name)
                         write_text(path, text)
@@ -283,6 +298,15 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
         "dataset": dataset_repo,
         "model": model_repo,
         "arm": arm,
+    }
+
+
+def _shareable(options: dict[str, Any]) -> dict[str, Any]:
+    """A stage's options as a card may show them: a path of this machine as its last part, an endpoint without its address."""
+    hidden = {"base_url": "of the owner"}
+    return {
+        k: hidden.get(k, Path(v).name if k in PLACES and Path(v).exists() else v) if isinstance(v, str) and v else v
+        for k, v in options.items()
     }
 
 
@@ -302,6 +326,11 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
+def _said(pair: Pair) -> str:
+    """Every text of a row that a person may have written."""
+    return "\n".join((pair.instruction, pair.output, pair.character, *pair.keywords))
+
+
 def _prepare_dataset(
     run_: Run, config: PublishConfig, found: dict[str, Any], repo: str, common: dict[str, Any], stages: dict[str, Any]
 ) -> None:
@@ -318,7 +347,7 @@ def _prepare_dataset(
             "No pair was kept, so there is no dataset to publish. Run the filter first.",
             "남은 쌍이 없어 공개할 자료가 없습니다. 먼저 거르기를 실행해 주세요.",
         )
-    leaks = [f"{p.id} ({', '.join(k)})" for p in kept if (k := found_secrets(f"{p.instruction}\n{p.output}"))]
+    leaks = [f"{p.id} ({', '.join(k)})" for p in kept if (k := found_secrets(_said(p)))]
     if leaks:
         raise _leak(leaks)
     names = ("id", "instruction", "output", "character", "keywords", "teacher")
@@ -330,9 +359,12 @@ def _prepare_dataset(
         (folder / path).parent.mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=full), folder / path)
 
-    def row(pair: Any) -> dict[str, Any]:
+    def row(pair: Pair) -> dict[str, Any]:
         verdict = verdicts[pair.id]
-        return {n: pair.row()[n] for n in names} | {"judge": verdict.judge, "reasons": list(verdict.reasons)}
+        spec, at, revision = pair.teacher.partition("@")
+        teacher = f"{Path(spec).name}{at}{revision}" if spec and Path(spec).exists() else pair.teacher
+        more = {"teacher": teacher, "judge": verdict.judge, "reasons": list(verdict.reasons)}
+        return {n: pair.row()[n] for n in names} | more
 
     splits = {s: [row(p) for p in kept if p.split == s] for s in ("train", "test")}
     files = [{"split": s, "path": f"data/{s}.parquet"} for s, rows in splits.items() if rows]
@@ -341,9 +373,7 @@ def _prepare_dataset(
     configs = [{"config_name": "default", "data_files": files}]
     # Rejected rows leave too when asked for, but never those that hold personal data or secrets.
     rejected = [p for p in pairs if p.id in verdicts and not verdicts[p.id].kept] if config.rejected else []
-    rejected = [
-        p for p in rejected if "pii" not in verdicts[p.id].reasons and not found_secrets(f"{p.instruction}\n{p.output}")
-    ]
+    rejected = [p for p in rejected if "pii" not in verdicts[p.id].reasons and not found_secrets(_said(p))]
     if rejected:
         write("rejected/train.parquet", [row(p) for p in rejected], with_reasons=True)
         configs.append(
@@ -371,7 +401,7 @@ def _prepare_dataset(
     card = _render(
         "dataset.md.jinja", front=front, repo=repo, part=found["dataset"], licence_text=found["dataset"]["licence"], total=len(pairs),
         kept=len(kept), train=len(splits["train"]), test=len(splits["test"]), rejected=len(rejected), reasons=list(reasons.items()),
-        prompts=[_cell(p.instruction) for p in kept[:3]],
+        prompts=[_cell(p.instruction) for p in kept[:3]], grid=_grid(pairs),
         fields=[(n, m, _cell(sample[n])[:200]) for n, m in meanings.items()], agreement=_agreement(run_),
         citation=_citation(common["title"], repo, "dataset"), duplicates=counts["near_duplicate"], generate=stages["generate"], filter=stages["filter"], **common,
     )  # fmt: skip
@@ -453,7 +483,7 @@ def _prepare_model(
     card = _render(
         "model.md.jinja", front=front, repo=repo, part=found["model"], licence_text=found["model"]["licence"], adapter=adapter and on_hub,
         merged=merged, student=student, dataset_repo=dataset_repo, dataset_commit=dataset_commit,
-        training=[(k, _cell(v)) for k, v in as_json(trained).items()] + measured, table=rendering.markdown_table(models, SHOWN), prompts=report.get("prompts"),
+        training=[(k, _cell(v)) for k, v in _shareable(as_json(trained)).items()] + measured, table=rendering.markdown_table(models, SHOWN), prompts=report.get("prompts"),
         pictures=pictures, verdict=report.get("verdict") if models else None, kept=rendering.kept_line(report, arm, "en") if arm in (report.get("retention") or {}) else "",
         citation=_citation(common["title"], repo, "model"),
         samples=_samples(run_, arm), example_prompt=json.dumps(prompt, ensure_ascii=False), **common,
@@ -509,10 +539,14 @@ def client(endpoint: str | None, token: str | None) -> Any:
     return HfApi(endpoint=endpoint, token=token)
 
 
-def _explain(error: Exception, what: str) -> Problem:
-    """What a Hub failure means and what to do about it."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
+def _explain(error: BaseException, what: str) -> Problem:
+    """What a Hub failure means and what to do about it. A ValueError is the client's word for a card or name refused."""
+    status = getattr(getattr(error, "response", None), "status_code", 400 if isinstance(error, ValueError) else None)
     en, ko = {
+        400: (
+            "The Hub refused a file, the card or a name. Look at the front matter of the cards, then try again.",
+            "허브가 파일이나 카드, 이름을 거절했습니다. 카드의 머리말을 확인한 뒤 다시 시도해 주세요.",
+        ),
         401: ("The token is missing, wrong or expired. Sign in again.", "토큰이 없거나 틀렸거나 만료되었습니다. 다시 로그인해 주세요."),
         402: ("The account's plan does not allow this. See its billing page.", "계정의 요금제로는 할 수 없습니다. 결제 설정을 확인해 주세요."),
         403: (
@@ -538,12 +572,12 @@ def _explain(error: Exception, what: str) -> Problem:
 def patiently(
     what: str, progress: Progress | None, action: Callable[[], Any], landed: Callable[[], Any] | None = None
 ) -> Any:
-    """``action`` with retries for 408, 429, 5xx and lost connections.
+    """``action`` with retries for 408, 429, 5xx and lost connections. Raises Problem when it fails for good.
 
-    ``landed`` is asked after each failure that leaves the outcome open; a true answer is the result. Without
-    ``progress`` no stop is heard.
+    ``landed`` is asked when a commit is refused for its parent (412), as an earlier try may be in its place although
+    its answer was lost; a true answer is the result. Without ``progress`` no stop is heard.
     """
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
     for attempt in range(ATTEMPTS):
@@ -552,29 +586,29 @@ def patiently(
         wait = min(2.0**attempt, 30.0)
         try:
             return action()
-        except HfHubHTTPError as error:
-            failed: Exception = error
-            status = error.response.status_code
+        except LocalEntryNotFoundError as error:
+            # A download's word for a Hub that cannot be reached; its cause says why.
+            failed: BaseException = error.__cause__ or error
+        except (HfHubHTTPError, httpx.HTTPError, ConnectionError, RuntimeError, ValueError) as error:
+            failed = error
+        if isinstance(failed, HfHubHTTPError):
+            status = failed.response.status_code
             if status == 412 and landed:
                 result = landed()
                 if result:
                     return result
             if status not in (408, 429) and status < 500:
-                raise _explain(error, what) from None
-            after = error.response.headers.get("Retry-After", "")
+                raise _explain(failed, what)
+            after = failed.response.headers.get("Retry-After", "")
             wait = min(float(after), 300.0) if after.isdigit() else wait
-        except (httpx.HTTPError, ConnectionError, RuntimeError, ValueError) as error:
-            if isinstance(error, ValueError):
-                raise Problem(
-                    f"{what}: the Hub refused the card or a name.", f"{what}: 허브가 카드나 이름을 거절했습니다."
-                ) from None
-            failed = error
+        elif isinstance(failed, ValueError):
+            raise _explain(failed, what)
         if attempt < ATTEMPTS - 1:
             for _ in range(max(1, round(wait / 0.2))):  # in short naps, so that a stop is heard
                 if progress and progress.stopping:
                     raise Stopped
                 time.sleep(0.2)
-    raise _explain(failed, what) from None
+    raise _explain(failed, what)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -582,11 +616,17 @@ def _files(folder: Path) -> dict[str, Path]:
     return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def _sha256(path: Path) -> str:
+    """The hash of a file of any size, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _same(path: Path, entry: Any) -> bool:
     """Whether a remote entry holds the bytes of a local file (git blob id, or sha256 of an LFS object)."""
-    data = path.read_bytes()
     if entry.lfs:
-        return entry.lfs.sha256 == hashlib.sha256(data).hexdigest()
+        return entry.lfs.sha256 == _sha256(path)
+    data = path.read_bytes()
     return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
@@ -634,21 +674,36 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> di
             ).oid
 
         commit = patiently(f"upload {repo}", progress, send, landed)
-    with tempfile.TemporaryDirectory() as back:
+    # Before anything is read back: whatever happens then, the next try knows this commit for this run's own.
+    write_json(note, read_json(note, {}) | {f"{kind}:{repo}": commit})
+    _read_back(kind, repo, commit, files, api, progress)
+    prefix = "datasets/" if kind == "dataset" else ""
+    return {"repo": repo, "url": f"{api.endpoint}/{prefix}{repo}", "commit": commit}
+
+
+def _read_back(kind: str, repo: str, commit: str, files: dict[str, Path], api: Any, progress: Progress) -> None:
+    """Fetch every file at ``commit`` and compare it by hash. Raises Problem that says what is safe when the Hub goes away."""
+    with tempfile.TemporaryDirectory() as folder:
         for name, path in files.items():
-            got = patiently(
-                f"read back {repo}",
-                progress,
-                lambda name=name: api.hf_hub_download(repo, name, repo_type=kind, revision=commit, local_dir=back),
-            )
-            if hashlib.sha256(Path(got).read_bytes()).digest() != hashlib.sha256(path.read_bytes()).digest():
+            try:
+                got = patiently(
+                    f"read back {repo}",
+                    progress,
+                    lambda name=name: api.hf_hub_download(
+                        repo, name, repo_type=kind, revision=commit, local_dir=folder
+                    ),
+                )
+            except Problem as problem:
+                raise Problem(
+                    f"{problem.en} The upload itself ended: {repo} is whole at commit {commit[:12]}, only the comparison with your files was cut off. Publish again; it goes on with the comparison.",
+                    f"{problem.ko} 올리기는 끝났습니다: {repo}, 커밋 {commit[:12]}. 내 파일과 견주는 일만 끊겼으니 다시 공개하면 거기서부터 이어집니다.",
+                ) from None
+            if _sha256(Path(got)) != _sha256(path):
                 raise Problem(
                     f"{repo}: {name} came back different. Publish again.",
                     f"{repo}: {name} 파일이 다르게 돌아왔습니다. 다시 공개해 주세요.",
                 )
-    write_json(note, read_json(note, {}) | {f"{kind}:{repo}": commit})
-    prefix = "datasets/" if kind == "dataset" else ""
-    return {"repo": repo, "url": f"{api.endpoint}/{prefix}{repo}", "commit": commit}
+            Path(got).unlink()  # so that a large model needs the disk of its largest file only
 
 
 def signed_in(token: str | None, endpoint: str | None, offline: Problem, signed_out: Problem) -> tuple[Any, str]:

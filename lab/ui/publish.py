@@ -44,10 +44,10 @@ def build(page: Page) -> None:
                     gr.Markdown(elem_classes="card"),
                     gr.Code(language="yaml", show_label=False, interactive=False, visible=False),
                 ]
-    send = _build_upload(page)
+    why, send = _build_upload(page)
     files = [f"{kind}/{name}" for kind in KINDS for name in ("README.md", "NOTICE")]
     page.show(view, [empty, *made], lambda run: [run.folder / "publish" / name for name in files])
-    page.show(drawing, [chain, send], _licence_files)
+    page.show(drawing, [chain, why, send], _licence_files)
 
 
 def _licence_files(run: Run) -> list[Path]:
@@ -56,9 +56,9 @@ def _licence_files(run: Run) -> list[Path]:
     return [run.folder / "publish" / "licence.json", run.pairs_file, *stages, *arms]
 
 
-def _build_upload(page: Page) -> gr.Button:
-    """Account, upload and the step to public; the upload button, which a blocked licence switches off."""
-    with page.label(gr.Accordion("", open=False, elem_id="upload"), label="upload_section"):
+def _build_upload(page: Page) -> tuple[gr.HTML, gr.Button]:
+    """Account, upload and the step to public; the upload button, and above it which clause switches it off."""
+    with page.label(gr.Accordion("", open=False, elem_id="hub"), label="upload_section"):
         page.about("upload_space" if shared.shared() else "upload_local")
         with gr.Row(equal_height=True):
             token = page.label(
@@ -72,6 +72,7 @@ def _build_upload(page: Page) -> gr.Button:
                 info="namespace_info",
             )
             who = page.label(gr.Button("", min_width=140, elem_id="account"), value="account")
+        why = gr.HTML()
         with gr.Row():
             send = page.label(gr.Button("", variant="primary", elem_id="send-upload"), value="send_upload")
             public = page.label(gr.Button("", elem_id="make-public"), value="make_public")
@@ -110,7 +111,7 @@ def _build_upload(page: Page) -> gr.Button:
             result,
             **UPLOAD,
         )
-    return send
+    return why, send
 
 
 def local_token(typed: str) -> str:
@@ -232,10 +233,15 @@ def chain_of(run: Run) -> dict[str, Any] | None:
 
 
 def drawing(run: Run | None, language: str) -> list[Any]:
-    """The chain from teacher, data and base to dataset and model, with verdict, clause, source and duties; may it be sent?"""
+    """The chain from teacher, data and base to dataset and model, with verdict, clause, source and duties; what switches
+    the upload off, and whether it is on.
+    """
     found = chain_of(run) if run else None
     if not found:
-        return ["", gr.update(interactive=False)]
+        return ["", "", gr.update(interactive=False)]
+    blocked = found["verdict"] == "blocked"
+    clauses = found["reasons_ko" if language == "ko" else "conditions"] if blocked else []
+    why = "".join(f"<li>{escape(x)}</li>" for x in clauses)
     terms = "terms_ko" if language == "ko" else "terms"
 
     def source(row: dict[str, Any]) -> str:
@@ -263,7 +269,8 @@ def drawing(run: Run | None, language: str) -> list[Any]:
         f'<div class="welcome"><p><b>{escape(found["answer"][language])}</b></p>'
         f"<details><summary>{say('duties', language)}</summary><ul>{duties}</ul></details>"
         f"<small>{escape(found['not_advice'][language])}</small></div>",
-        gr.update(interactive=found["verdict"] != "blocked"),
+        f'<div class="welcome"><b>{say("verdict_blocked", language)}</b><ul>{why}</ul></div>' if why else "",
+        gr.update(interactive=not blocked),
     ]
 
 
