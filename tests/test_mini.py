@@ -81,10 +81,24 @@ def test_most_pairs_of_key_words_are_one_templates_own():
 def test_a_spliced_story_still_tells_about_both_key_words(tokenizer):
     rng = random.Random(4)
     phase = replace(mini.RECIPES["teacher"].phases[-1], splices=0.8)
-    rows = [mini.example(domain.templates(), domain.phrasings(), rng) | {"bare": True} for _ in range(60)]
+    rows = [
+        mini.example(domain.templates(), domain.phrasings(), rng) | {"bare": True, "spoilt": False} for _ in range(60)
+    ]
     told = [
         tokenizer.decode(mini._encode(row, phase, tokenizer, domain.templates(), 1.0, rng)[0], skip_special_tokens=True)
         for row in rows
     ]
     assert sum(text != row["output"] for text, row in zip(told, rows, strict=True)) > 30
     assert all(word in text for text, row in zip(told, rows, strict=True) for word in row["keywords"])
+
+
+def test_what_slipped_into_a_story_is_read_and_not_learned(tokenizer):
+    rng = random.Random(5)
+    for _ in range(30):
+        row = mini.example(domain.templates(), domain.phrasings(), rng)
+        right, slipped = mini._answer(row, tokenizer, 4.0), mini._slipped(row, tokenizer, 4.0, rng)
+        learned = {token for token, weight in zip(*slipped, strict=True) if weight > 1}
+        wrong = sum(weight == 0 for weight in slipped[1])
+        assert wrong == 0 or slipped[0] != right[0]
+        assert learned <= {token for token, weight in zip(*right, strict=True) if weight > 1}
+        assert wrong < len(slipped[0]) / 3 and slipped[0][-1] == right[0][-1]
