@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from lab import backup
 from lab.ui import api, chat, checklist, compare, filter, generate, header, job, publish, runs, train
-from lab.ui.page import QUIET, Page
+from lab.ui.page import QUIET, Page, guard
 from lab.ui.shared import Guests
 from lab.ui.texts import say
 from lab.ui.theme import CSS, HEAD, theme
@@ -51,11 +52,13 @@ def build() -> gr.Blocks:
             *again, **QUIET
         )
         api.build()
+    guard(demo)
     return demo
 
 
 def launch(demo: gr.Blocks, **where: Any) -> Any:
-    """Serve the page; ``where`` goes to Gradio's launch."""
+    """Serve the page, and fetch the copied runs back where there are copies; ``where`` goes to Gradio's launch."""
+    backup.keep()
     return demo.queue(default_concurrency_limit=4, max_size=200).launch(
         theme=theme(),
         css=CSS,

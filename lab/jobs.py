@@ -88,16 +88,9 @@ def look(run: Run) -> Job:
     return job
 
 
-def machine_taken() -> bool:
-    """Whether a job of anybody is at work on this machine at the moment."""
-    try:
-        with (home() / ".lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+def in_line() -> int:
+    """How many jobs of anybody are at work on this machine or wait for it."""
+    return len(_tickets())
 
 
 @contextmanager
@@ -143,13 +136,11 @@ def _machine(progress: Progress) -> Iterator[None]:
     queue = home() / ".queue"
     queue.mkdir(parents=True, exist_ok=True)
     ticket = queue / f"{time.time_ns()}-{os.getpid()}"
-    ticket.touch()
+    ticket.write_text(_born(os.getpid()))
     try:
         with (home() / ".lock").open("w") as lock:
             while True:
-                ahead = [
-                    t for t in sorted(queue.iterdir()) if t.name < ticket.name and _alive(int(t.name.split("-")[1]))
-                ]
+                ahead = [name for name in _tickets() if name < ticket.name]
                 if not ahead:
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,6 +154,20 @@ def _machine(progress: Progress) -> Iterator[None]:
             yield
     finally:
         ticket.unlink(missing_ok=True)
+
+
+def _tickets() -> list[str]:
+    """The line at the machine, oldest first. After a restart another process may have the pid of one that was killed in
+    line, even the one that asks: a ticket counts as long as the very process that drew it lives."""
+    found = []
+    for ticket in sorted((home() / ".queue").glob("*")):
+        try:
+            born = ticket.read_text()
+        except FileNotFoundError:  # its job has just ended
+            continue
+        if _alive(int(ticket.name.partition("-")[2]), born):
+            found.append(ticket.name)
+    return found
 
 
 def _busy(run: Run) -> Problem:

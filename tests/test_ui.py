@@ -138,6 +138,8 @@ def test_tabs_show_what_the_run_holds_and_else_say_what_to_do():
     assert texts.say("empty_compare", "en") in compare.view(run, "en")[0]
     assert texts.say("empty_publish", "en") in publish.view(run, "en")[0]
     assert list(chat.speakers(run)) == ["teacher", "base"]
+    todo = [chat.titles(r, "en", chat.Table())[0]["placeholder"] for r in (None, run)]
+    assert todo == [texts.say("no_run", "en"), texts.say("chat_empty", "en")]
     append_rows(run.pairs_file, [Pair("1", "부탁", "토끼가 왔어요.").row(), Pair("2", "부탁", "여우가 왔어요.").row()])
     append_rows(run.verdicts_file, [Verdict("1", True).row(), Verdict("2", False, ("too_short",)).row()])
     assert "토끼가 왔어요." in generate.view(run, "ko")[1]

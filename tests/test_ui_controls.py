@@ -1,5 +1,7 @@
-"""Every control on the page is bound to something; a field changes the command line, buttons and sliders do what they say."""
+"""Every control on the page has an effect: a form's field changes the command line, every other one is moved in the browser."""
 
+import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -48,8 +50,8 @@ def named(stage, knob):
     return f"{stage}-{knob.name.replace('_', '-')}"
 
 
-def test_every_control_has_a_name_of_its_own(page):
-    names = [c.elem_id for c in controls(page)]
+def test_every_control_has_a_name_that_nothing_else_on_the_page_has(page):
+    names = [b.elem_id for b in page.blocks.values() if b.elem_id]
     assert [type(c).__name__ for c in controls(page) if not c.elem_id] == []
     assert sorted(names) == sorted(set(names))
 
@@ -59,6 +61,19 @@ def test_every_control_is_bound_to_something(page):
     for fn in page.fns.values():
         bound |= {block._id for block in fn.inputs} | {target for target, _ in fn.targets}
     assert [c.elem_id for c in controls(page) if c._id not in bound] == []
+
+
+def test_every_control_beside_the_forms_is_moved_by_a_test(page):
+    """In a browser by ``#name``, over HTTP as what is pressed or one of the values that are set."""
+    moved = {*STARTS, *UPLOADS, "unpack", "upload"}  # the last two by the file inputs of their drawers
+    for path in (*Path(__file__).parent.glob("test_ui*.py"), *E2E.glob("test_*.py")):
+        text = path.read_text("utf-8")
+        moved |= set(re.findall(r"#([a-z][a-z0-9-]*)", text))
+        for said in re.findall(r"(?:press|set)\((.*)\)", text):
+            moved |= set(re.findall(r"""^["']([a-z0-9-]+)["']""", said))
+            moved |= {name.replace("_", "-") for name in re.findall(r"(\w+)=", said)}
+    in_forms = {named(stage, knob) for stage, knob in KNOBS}
+    assert sorted({c.elem_id for c in controls(page)} - in_forms - moved) == []
 
 
 def other(knob):
@@ -135,7 +150,7 @@ def test_a_start_button_starts_its_command_with_what_the_form_says(address, star
         "publish_data_licence": "mit",
     }
     visitor.set(**{k: v for k, v in value.items() if k.startswith(stage)})
-    visitor.press(button, "click", **({"endpoint_key": "sk-key"} if stage == "generate" else {}))
+    visitor.press(button, "click", endpoint_key="sk-key")
     ((args, key),) = started
     flag = {
         "generate": "--pairs 7",
@@ -178,6 +193,55 @@ def test_the_cut_follows_its_controls_and_is_kept_when_saved(address, run):  # n
     assert kept() == ["2", "3", "4"]
 
 
+def test_stories_are_searched_and_paged(address, run):  # noqa: F811
+    visitor = Visitor(address, run.id)
+    found = visitor.press("story-search", "input", story_search="여우")
+    assert "여우 이야기" in found and "토끼 이야기" not in found
+    append_rows(run.pairs_file, [Pair(f"n{i}", "부탁", f"양 {i}마리", "양").row() for i in range(12)])
+    assert "토끼 이야기" not in visitor.press("story-page", "input", story_search="", story_page=1)
+    assert "토끼 이야기" in visitor.press("story-page", "input", story_page=2)
+
+
+def test_the_ledger_is_filtered_searched_and_paged(address, run):  # noqa: F811
+    visitor = Visitor(address, run.id)
+    dropped = visitor.press("ledger-show", "change", ledger_show="dropped")
+    assert "고래 이야기" in dropped and "토끼 이야기" not in dropped
+    why = visitor.press("ledger-reason", "change", ledger_show="all", ledger_reason="pii")
+    assert "고래 이야기" in why and "토끼 이야기" not in why
+    assert "1-1 of 1" in visitor.press("ledger-search", "change", ledger_reason="", ledger_search="곰가")
+    append_rows(run.pairs_file, [Pair(f"n{i}", "부탁", f"양 {i}마리", "양").row() for i in range(12)])
+    append_rows(run.verdicts_file, [Verdict(f"n{i}", True).row() for i in range(12)])
+    assert "13-18 of 18" in visitor.press("ledger-page", "change", ledger_search="", ledger_page=2)
+
+
+@pytest.mark.parametrize("page_of", ["story_page", "ledger_page", "answer_page"])
+def test_a_page_that_is_not_there_shows_the_nearest_one_and_stops_no_look(address, run, page_of):  # noqa: F811
+    visitor = Visitor(address, run.id)
+    for number in (0, -3, 10**6, None):
+        visitor.set(**{page_of: number})
+        visitor.look()
+
+
+@pytest.mark.parametrize(("button", "field"), [("whole", "whole_pairs"), ("start-generate", "generate_pairs"), ("start-train", "train_lora_r")])  # fmt: skip
+@pytest.mark.parametrize("number", [-3, 10**9])
+def test_a_number_out_of_range_is_refused_in_the_visitors_language(address, started, run, button, field, number):  # noqa: F811
+    visitor = Visitor(address, run.id, language="ko")
+    with pytest.raises(Refused, match="범위"):
+        visitor.press(button, "click", **{field: number})
+    assert started == []
+
+
+def test_an_unexpected_fault_is_told_in_the_visitors_language_without_its_inside(address, run, monkeypatch):  # noqa: F811
+    def breaks(*given):
+        raise OSError("/inside/secret")
+
+    monkeypatch.setattr(archive, "duplicate", breaks)
+    with pytest.raises(Refused) as told:
+        Visitor(address, run.id, language="ko").press("duplicate", "click")
+    assert texts.say("unexpected", "ko", kind="OSError") in str(told.value)
+    assert "secret" not in str(told.value) and "Traceback" not in str(told.value)
+
+
 def test_a_reviewer_reads_and_the_word_is_applied(address, run):  # noqa: F811
     visitor = Visitor(address, run.id)
     assert "data-story" in visitor.press("reviewer", "change", reviewer="가")
@@ -187,6 +251,21 @@ def test_a_reviewer_reads_and_the_word_is_applied(address, run):  # noqa: F811
     assert run.config("filter").min_score > 1
     visitor.press("apply-words", "click")
     assert [v.id for v in run.verdicts() if v.kept] == ["3", "4", "5"]
+
+
+def test_reviews_leave_as_a_table_and_come_back(address, run):  # noqa: F811
+    visitor = Visitor(address, run.id)
+    said = json.loads(visitor.press("csv-out", "click"))[0][0]["value"]
+    table = visitor.http.get(f"/gradio_api/file={said['path']}").content.decode("utf-8-sig").splitlines()
+    row = table[1].split(",")
+    row[-3] = "drop"
+    sent = visitor.http.post(
+        "/gradio_api/upload", files={"files": ("r.csv", "\n".join([table[0], ",".join(row)]).encode())}
+    )
+    file = {"path": sent.json()[0], "orig_name": "r.csv", "meta": {"_type": "gradio.FileData"}}
+    assert texts.say("apply_words", "en", n=1) in visitor.press("csv-in", "upload", csv_in=file, reviewer="나")
+    visitor.press("apply-words", "click")
+    assert [v.id for v in run.verdicts() if v.by == "human"] == [row[0]]
 
 
 def test_answers_are_sorted_and_paged_and_two_runs_stand_side_by_side(address, run):  # noqa: F811

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import pickle
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gradio as gr
@@ -14,7 +16,7 @@ from test_ui import client
 from tiny import tiny_model
 from visitor import Refused, Visitor, address  # noqa: F401  (a fixture)
 
-from lab import review
+from lab import jobs, review
 from lab.endpoint import EndpointModel
 from lab.models import Sampling, open_model
 from lab.problems import Problem
@@ -27,7 +29,7 @@ SCRIPT = '<img src=x onerror="alert(1)">'
 LINK_LOCAL = "http://169.254.169.254/latest"
 
 
-@pytest.mark.parametrize("elem_id", ["unpack", "csv-in"])
+@pytest.mark.parametrize("elem_id", ["unpack", "upload", "csv-in"])
 def test_a_path_of_the_server_is_not_taken_for_an_upload(address, tmp_path, elem_id):  # noqa: F811
     secret = zipped(tmp_path, {"generate/pairs.jsonl": '{"id": "1", "instruction": "a", "output": "비밀 이야기"}\n'})
     run = new_run()
@@ -45,6 +47,15 @@ def test_no_file_of_the_machine_is_served(address):  # noqa: F811
     for path in ("/etc/passwd", "../../../etc/passwd", inside, "app.py", str(home() / ".secret")):
         answer = httpx.get(f"{address}/gradio_api/file={path}")
         assert answer.status_code in (403, 404) and "남의" not in answer.text and "root:" not in answer.text
+
+
+def test_an_upload_that_is_too_large_is_refused(address, monkeypatch):  # noqa: F811
+    sent = {"files": ("own.jsonl", b"x" * 100_000)}
+    assert httpx.post(f"{address}/gradio_api/upload", files=sent).status_code == 200
+    (demo,) = [d for d in gr.Blocks.get_instances() if (d.local_url or "").rstrip("/") == address]
+    assert demo.max_file_size == 200 * 2**20
+    monkeypatch.setattr(demo, "max_file_size", 50_000)
+    assert httpx.post(f"{address}/gradio_api/upload", files=sent).status_code == 413
 
 
 @pytest.mark.parametrize("stored", [{"base_url": LINK_LOCAL, "teacher": "api:x"}, {"teacher": "/etc"}])
@@ -160,3 +171,17 @@ def test_a_title_and_a_request_have_a_longest_length():
     asked = chat.ask(run.id, "en", chat.Table(), ["teacher", "base"], False, 0, 0.8, "다" * 50_000, [], [], [])
     (table,) = [x for x in asked if isinstance(x, chat.Table)]
     assert len(table.instruction) == chat.LONGEST
+
+
+def test_an_endpoint_key_stands_in_no_file(monkeypatch):
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    run = new_run()
+    options = ["--teacher", "api:x", "--base-url", "http://127.0.0.1:9/v1", "--pairs", "1"]
+    jobs.start(run, ["generate", run.id, *options, "--json"], key)
+    while jobs.look(run).state in jobs.GOING:
+        time.sleep(0.2)
+    assert jobs.look(run).state == "failed"
+    files = [p for p in home().rglob("*") if p.is_file()]
+    assert files and not [p for p in files if key.encode() in p.read_bytes()]
+    assert key not in os.environ.values()

@@ -46,6 +46,7 @@ class Visitor:
         self.http = httpx.Client(base_url=url, timeout=120, headers={"accept-language": language})
         self.config = self.http.get("/config", params={"run": run}).json()
         self.values = {c["id"]: c["props"].get("value") for c in self.config["components"]}
+        self.seen = {c["id"]: c["props"].get("visible") for c in self.config["components"]}
         self.ids = {c["props"]["elem_id"]: c["id"] for c in self.config["components"] if c["props"].get("elem_id")}
         for bound in self._bound(lambda target, event: event == "load"):
             self._call(bound)
@@ -60,6 +61,10 @@ class Visitor:
     def read(self, name: str) -> Any:
         """The value of a component."""
         return self.values[self.ids[name]]
+
+    def sees(self, name: str) -> bool:
+        """Whether a component itself is shown (what is around it may hide it)."""
+        return self.seen[self.ids[name]] is not False
 
     def press(self, name: str, event: str = "", **values: Any) -> str:
         """Set ``values``, fire the control's event; everything that came back, as text. Raises Refused."""
@@ -80,6 +85,26 @@ class Visitor:
         types = {c["id"]: c["type"] for c in self.config["components"]}
         data = [None if types[i] == "state" else self.values.get(i) for i in bound["inputs"]]
         asked = {"fn_index": bound["id"], "data": data, "session_hash": self.session}
+        output = self._queued(asked) if bound["queue"] else self._at_once(asked)
+        for id_, value in zip(bound["outputs"], output["data"], strict=False):
+            if isinstance(value, dict) and "visible" in value:
+                self.seen[id_] = value["visible"]
+            if not isinstance(value, dict):
+                self.values[id_] = value
+            elif "value" in value:
+                self.values[id_] = value["value"]
+        told = output["data"]
+        for follows in [d for d in self.config["dependencies"] if d["trigger_after"] == bound["id"]]:
+            told = [*told, *self._call(follows)]
+        return told
+
+    def _at_once(self, asked: dict[str, Any]) -> dict[str, Any]:
+        answer = self.http.post("/gradio_api/run/predict", json=asked)
+        if answer.status_code != 200:
+            raise Refused(json.dumps(answer.json(), ensure_ascii=False))
+        return answer.json()
+
+    def _queued(self, asked: dict[str, Any]) -> dict[str, Any]:
         self.http.post("/gradio_api/queue/join", json=asked).raise_for_status()
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as events:
             for line in events.iter_lines():
@@ -90,9 +115,4 @@ class Visitor:
                 raise Refused("the stream ended")
         if not said["success"]:
             raise Refused(json.dumps(said, ensure_ascii=False))
-        for id_, value in zip(bound["outputs"], said["output"]["data"], strict=False):
-            if not isinstance(value, dict):
-                self.values[id_] = value
-            elif "value" in value:
-                self.values[id_] = value["value"]
-        return said["output"]["data"]
+        return said["output"]

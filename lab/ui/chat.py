@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from lab import domain, jobs, votes
 from lab.chat import Said, faults
@@ -26,6 +27,8 @@ SEATS = 3
 """Columns at most."""
 READY = 4
 """Ready requests on show."""
+SEEDS = 2**31
+"""As many as endpoints take."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Table:
 def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_chat")
+    ahead = gr.HTML("", elem_id="chat-line")
     table = gr.State(Table())
     with gr.Row(equal_height=True):
         chosen = page.label(
@@ -79,13 +83,16 @@ def build(page: Page) -> None:
                     render_markdown=False,
                     elem_classes="teller",
                     elem_id=f"column-{'abc'[i]}",
+                    placeholder=say("no_run", "ko"),
                 )
                 notes.append((column, gr.HTML(said_by(None, "ko", []), elem_id=f"note-{'abc'[i]}")))
-    columns = [page.label(c, placeholder="chat_empty") for c, _ in notes]
+    columns = [c for c, _ in notes]
     lines = [n for _, n in notes]
     with gr.Row(visible=False, elem_id="votes") as ballot:
         voting = [
-            page.label(gr.Button("", min_width=110, elem_id=f"vote-{choice}"), value=f"vote_{choice}")
+            page.label(
+                gr.Button("", min_width=110, interactive=False, elem_id=f"vote-{choice}"), value=f"vote_{choice}"
+            )
             for choice in votes.CHOICES
         ]
     prompt = page.label(
@@ -110,11 +117,11 @@ def build(page: Page) -> None:
         temperature = page.label(
             gr.Slider(0.0, 1.5, value=0.8, step=0.05, elem_id="chat-temperature"), label="temperature", info="chat_same"
         )
-        seed = page.label(gr.Number(0, minimum=0, maximum=2**31 - 1, precision=0, elem_id="chat-seed"), label="seed")
+        seed = page.label(gr.Number(0, precision=0, elem_id="chat-seed"), label="seed")
     tally = gr.HTML(elem_id="tally")
 
     setting = [page.run, page.language, table, chosen, blind, seed, temperature]
-    shown = [*columns, *lines, table, ballot, voting[2]]
+    shown = [*columns, *lines, table, *voting]
     spoken: dict[str, Any] = {"concurrency_id": "chat", "concurrency_limit": 1, "show_progress": "hidden"}
     listening = [page.run, page.language, table, *columns]
     begun = gr.on([send.click, prompt.submit], ask, [*setting, prompt, *columns], [prompt, *shown], **ACT)
@@ -127,12 +134,15 @@ def build(page: Page) -> None:
     gr.on([clear.click, page.run.change], emptied, page.language, shown, cancels=[going, regoing], **QUIET)
     for button, choice in zip(voting, votes.CHOICES, strict=True):
         button.click(
-            voted_as(choice), [page.run, page.language, table], [*lines, table, ballot, *columns, tally], **ACT
+            voted_as(choice), [page.run, page.language, table], [*lines, table, *voting, *columns, tally], **ACT
         )
     chosen.input(seated, chosen, seats, **QUIET)
+    # The ballot comes and goes with the switch, not with the stories: nothing moves under a finger that is about to press.
+    blind.input(lambda on: gr.update(visible=on), blind, ballot, **QUIET)
     page.show(choices, [chosen, *seats], trained_files)
     page.show(titles, columns, trained_files, (table,))
     page.show(counted, [tally], lambda run: [run.votes_file])
+    page.show(line, [ahead], lambda run: [f"{place()} {jobs.in_line()}"])
 
 
 def trained_files(run: Run) -> list[Any]:
@@ -196,9 +206,34 @@ def head(table: Table, seat: int, language: str) -> str:
     return f"{letter} · {called(table.names[seat], language)} · {table.specs[seat]}"
 
 
+def place() -> int:
+    """How many stories are told before that of who asks: the one that is being told and those that wait before it; 0 when
+    they wait for none."""
+    page, request = LocalContext.blocks.get(None), LocalContext.request.get(None)
+    if page is None or request is None:
+        return 0
+    line = page._queue.event_queue_per_concurrency_id.get("chat")  # made when the first story is asked for
+    return next((i for i, e in enumerate(line.queue if line else (), 1) if e.session_hash == request.session_hash), 0)
+
+
+def line(run: Run | None, language: str) -> list[str]:
+    """The visitor's place among those who wait for a story, and the jobs that use the machine."""
+    before, busy = place(), jobs.in_line()
+    parts = [say("chat_place", language, n=before)] if before else []
+    if busy:
+        parts.append(say("chat_busy", language, n=busy - 1))
+    return [f'<p class="in-line" role="status">{" ".join(parts) or "&nbsp;"}</p>']
+
+
+def ballots(table: Table) -> list[Any]:
+    """The buttons of the vote: pressed only when all stories stand; the third for a third story."""
+    return [gr.update(interactive=table.votable, visible=c != "c" or len(table.names) == SEATS) for c in votes.CHOICES]
+
+
 def titles(run: Run | None, language: str, table: Table) -> list[Any]:
-    """The heads of all columns."""
-    return [gr.update(label=head(table, seat, language)) for seat in range(SEATS)]
+    """The heads of all columns, and what to do while they are empty."""
+    todo = say("chat_empty" if run else "no_run", language)
+    return [gr.update(label=head(table, seat, language), placeholder=todo) for seat in range(SEATS)]
 
 
 def ask(
@@ -232,7 +267,10 @@ def ask(
             random.SystemRandom().shuffle(names)
         table = Table(run.id, tuple(names), tuple(known[n] for n in names), bool(blind))
     told_so_far = [plain(c) if goes_on else [] for c in columns]
-    return ["", *opening(table, prompt.strip()[:LONGEST], int(seed or 0), float(temperature), told_so_far, language)]
+    return [
+        "",
+        *opening(table, prompt.strip()[:LONGEST], int(seed or 0) % SEEDS, float(temperature), told_so_far, language),
+    ]
 
 
 def allow(run: Run, specs: Sequence[str]) -> None:
@@ -264,7 +302,7 @@ def retell(
     for column in map(plain, columns):
         asked = [i for i, m in enumerate(column) if m["role"] == "user"]
         before.append(column[: asked[-1]] if asked else [])
-    following = int(seed or 0) + 1
+    following = (int(seed or 0) + 1) % SEEDS
     return [following, *opening(table, table.instruction, following, float(temperature), before, language)]
 
 
@@ -277,7 +315,7 @@ def opening(
     asked = [[*b, {"role": "user", "content": instruction}] if i < taken else [] for i, b in enumerate(before)]
     columns = [gr.update(value=c, label=head(table, i, language)) for i, c in enumerate(asked)]
     wait = [said_by(None, language, [], say("in_line", language) if i < taken else "") for i in range(SEATS)]
-    return [*columns, *wait, table, gr.update(visible=False), gr.update(visible=taken == SEATS)]
+    return [*columns, *wait, table, *ballots(table)]
 
 
 def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[str, Any]]) -> Iterator[list[Any]]:
@@ -286,9 +324,9 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
 
     run = needed(run_id, language)
     asked = [plain(c) for c in columns[: len(table.names)]]
-    busy = say("machine_busy" if jobs.machine_taken() else "loading", language)
+    opens = said_by(None, language, [], say("loading", language))
     blank = [gr.skip()] * (SEATS - len(table.names))
-    yield [*[gr.skip()] * SEATS, *(said_by(None, language, [], busy) for _ in asked), *blank, *[gr.skip()] * 3]
+    yield [*[gr.skip()] * SEATS, *(opens for _ in asked), *blank, table, *ballots(table)]
     rules, base_url = run.config("filter"), run.config("generate").base_url
     try:
         for said in chat.talk(table.specs, asked, table.temperature, table.seed, base_url=base_url):
@@ -299,7 +337,7 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
                 requests = [m["content"] for m in a if m["role"] == "user"]
                 found = faults(requests, s.text, s.finish, rules) if s.finish else None
                 below.append(said_by(s, language, found, hidden=table.hidden))
-            yield [*grown, *blank, *below, *blank, table, gr.update(visible=table.votable), gr.skip()]
+            yield [*grown, *blank, *below, *blank, table, *ballots(table)]
     except Problem as problem:
         raise told(problem, language) from None
 
@@ -339,7 +377,7 @@ def voted_as(choice: str) -> Any:
         return [
             *below,
             table,
-            gr.update(visible=False),
+            *ballots(table),
             *titles(run, language, table),
             counted(run, language)[0],
         ]
@@ -350,7 +388,7 @@ def voted_as(choice: str) -> Any:
 def emptied(language: str) -> list[Any]:
     """A fresh table."""
     columns = [gr.update(value=[], label=head(Table(), seat, language)) for seat in range(SEATS)]
-    return [*columns, *[said_by(None, language, [])] * SEATS, Table(), gr.update(visible=False), gr.skip()]
+    return [*columns, *[said_by(None, language, [])] * SEATS, Table(), *ballots(Table())]
 
 
 def counted(run: Run | None, language: str) -> list[str]:
@@ -403,7 +441,7 @@ def said_by(
             say("speed", language, n=f"{speed:.0f}"),
             *numbers,
         ]
-        parts = [said.spec, f"{say('revision', language)} {said.revision[:40]}" if said.revision else ""]
+        parts = [said.spec, f"{say('revision', language)} {said.revision[:12]}" if said.revision else ""]
         if said.trained:
             parts += [f"{say('base_of', language)} {said.base}" if said.base else "", f"{say('trained', language)} {said.trained}"]  # fmt: skip
         who = f'<p class="who">{escape(" · ".join(p for p in parts if p))}</p>'

@@ -207,9 +207,7 @@ def _build_ledger(page: Page) -> None:
             label="search",
             placeholder="search_info",
         )
-        number = page.label(
-            gr.Number(1, minimum=1, precision=0, min_width=90, scale=0, elem_id="ledger-page"), label="page"
-        )
+        number = page.label(gr.Number(1, precision=0, min_width=90, scale=0, elem_id="ledger-page"), label="page")
     shelf = gr.HTML(js_on_load=ON_CARD, css_template=CARD_CSS, elem_id="ledger")
     gr.on([show.input, why.input, text.input], lambda: 1, None, number, **QUIET)
     inputs = (show, why, text, number)

@@ -29,6 +29,7 @@ def flags(config: StageConfig, base: StageConfig) -> list[str]:
 
 
 def _field(page: Page, stage: str, knob: Any, value: Any) -> Any:
+    """A number gets no bounds: Gradio refuses in English alone, ``checked`` in the visitor's language."""
     meta, named = knob.metadata, f"{stage}-{knob.name.replace('_', '-')}"
     if isinstance(knob.default, bool):
         made: Any = gr.Checkbox(value, elem_id=named)
@@ -38,19 +39,12 @@ def _field(page: Page, stage: str, knob: Any, value: Any) -> Any:
         made = gr.Textbox(value, lines=meta["lines"], max_length=20_000, elem_id=named)
     elif isinstance(knob.default, float) and meta["high"] <= 5:
         if meta["step"] < 0.001:
-            made = gr.Number(value, minimum=meta["low"], maximum=meta["high"], step=meta["step"], elem_id=named)
+            made = gr.Number(value, step=meta["step"], elem_id=named)
         else:
             made = gr.Slider(meta["low"], meta["high"], value=value, step=meta["step"], elem_id=named)
     else:
         whole = isinstance(knob.default, int)
-        made = gr.Number(
-            value,
-            minimum=meta["low"],
-            maximum=meta["high"],
-            step=meta["step"],
-            precision=0 if whole else None,
-            elem_id=named,
-        )
+        made = gr.Number(value, step=meta["step"], precision=0 if whole else None, elem_id=named)
     return page.label(made, lambda language: {"label": meta[language], "info": meta[f"help_{language}"] or None})
 
 

@@ -42,9 +42,7 @@ def build(page: Page) -> None:
         search = page.label(
             gr.Textbox(max_length=200, min_width=200, elem_id="story-search"), label="search", placeholder="search_info"
         )
-        number = page.label(
-            gr.Number(1, minimum=1, precision=0, min_width=90, scale=0, elem_id="story-page"), label="page"
-        )
+        number = page.label(gr.Number(1, precision=0, min_width=90, scale=0, elem_id="story-page"), label="page")
     shelf = gr.HTML()
     with page.label(gr.Accordion("", open=False, elem_id="own"), label="own_section"):
         _build_own(page)

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from lab import example, jobs
+from lab import backup, example, jobs
 from lab.config import PRESETS, STAGES
 from lab.problems import Problem
 from lab.run import Run, new_run, runs
@@ -69,7 +69,13 @@ def kept(language: str) -> str:
     if not shared.shared():
         return ""
     whose = say("space_guest" if shared.guest() else "space_user", language, n=shared.GUEST_RUNS)
-    last = say("space_kept" if os.environ.get("LAB_HOME") else "space_lost", language)
+    if backup.repo():
+        copies = backup.last()
+        fault = copies["fault"] and escape(copies["fault"][language])
+        last = say("space_copied", language, n=backup.PAUSE // 60)
+        last += f" {say('space_copy_fault', language, why=fault)}" if fault else ""
+    else:
+        last = say("space_kept" if os.environ.get("LAB_HOME") else "space_lost", language)
     return f'<p class="about">{whose} {last}</p>'
 
 
@@ -115,7 +121,7 @@ def build() -> Page:
             see = gr.Button("", elem_id="example", min_width=200, visible=example.FILE.exists())
     with gr.Row(equal_height=True, elem_id="bar"):
         run = gr.Dropdown([], scale=3, min_width=240, elem_id="run")
-        pairs = gr.Number(200, minimum=1, maximum=50_000, precision=0, scale=1, min_width=100, elem_id="whole-pairs")
+        pairs = gr.Number(200, precision=0, scale=1, min_width=100, elem_id="whole-pairs")
         whole = gr.Button("", variant="primary", scale=1, min_width=170, elem_id="whole")
     whose = gr.HTML(visible=shared.shared())
     page = Page(run, language)

@@ -1,4 +1,4 @@
-"""The drawer that manages the run at hand: rename, duplicate, delete with undo, zip out and in."""
+"""The drawer that manages runs: rename, duplicate, delete with undo, zip out and in."""
 
 from __future__ import annotations
 
@@ -23,32 +23,40 @@ ZIPS_LAST = 3600
 
 
 def build(page: Page) -> None:
-    """Make the drawer."""
+    """Make the drawer. What makes a run out of nothing (a zip, a deleted run) is there without a run, too: after a restart
+    that lost everything it is the way back."""
     with page.label(gr.Accordion("", open=False, elem_id="manage"), label="manage"):
-        with gr.Row(equal_height=True):
-            name = page.label(gr.Textbox(max_length=120, scale=3, min_width=200, elem_id="title"), label="title_of_run")
-            rename = page.label(gr.Button("", scale=1, min_width=110, elem_id="rename"), value="rename")
+        with gr.Column(visible=False, elem_id="run-at-hand") as at_hand:
+            with gr.Row(equal_height=True):
+                name = page.label(
+                    gr.Textbox(max_length=120, scale=3, min_width=200, elem_id="title"), label="title_of_run"
+                )
+                rename = page.label(gr.Button("", scale=1, min_width=110, elem_id="rename"), value="rename")
+            with gr.Row():
+                copy = page.label(gr.Button("", min_width=110, elem_id="duplicate"), value="duplicate")
+                delete = page.label(gr.Button("", min_width=110, variant="stop", elem_id="delete"), value="delete")
+                pack = page.label(gr.Button("", min_width=110, elem_id="pack"), value="zip_out")
+            packed = page.label(gr.File(interactive=False, visible=False, elem_id="packed"), label="zip_ready")
         with gr.Row():
-            copy = page.label(gr.Button("", min_width=110, elem_id="duplicate"), value="duplicate")
-            delete = page.label(gr.Button("", min_width=110, variant="stop", elem_id="delete"), value="delete")
-            undo = page.label(gr.Button("", min_width=110, visible=False, elem_id="undelete"), value="undelete")
-            pack = page.label(gr.Button("", min_width=110, elem_id="pack"), value="zip_out")
             unpack = page.label(
                 gr.UploadButton("", file_types=[".zip"], min_width=110, elem_id="unpack"), label="zip_in"
             )
-        packed = page.label(
-            gr.File(interactive=False, visible=False, elem_id="packed"),
-            label="zip_ready",
-        )
+            undo = page.label(gr.Button("", min_width=110, visible=False, elem_id="undelete"), value="undelete")
     shown = [page.run, page.greeting]
     here = [page.run, page.language]
     rename.click(_renamed, [*here, name], shown, **ACT)
     copy.click(_duplicated, here, shown, **ACT)
-    delete.click(_deleted, here, [*shown, undo], **ACT)
-    undo.click(_undone, page.language, [*shown, undo], **ACT)
+    delete.click(_deleted, here, shown, **ACT)
+    undo.click(_undone, page.language, shown, **ACT)
     pack.click(_packed, here, packed, **ACT)
     unpack.upload(_unpacked, [unpack, page.language], shown, **ACT)
     page.run.change(_titled, page.run, [name, packed], **QUIET)
+    page.show(_possible, [at_hand, undo], lambda run: [])
+
+
+def _possible(run: Run | None, language: str) -> list[Any]:
+    """What can be managed: a run at hand, a deleted one."""
+    return [gr.update(visible=run is not None), gr.update(visible=archive.deleted(shared.owner()) is not None)]
 
 
 def _titled(run_id: str | None) -> list[Any]:
@@ -82,7 +90,7 @@ def _deleted(run_id: str | None, language: str) -> list[Any]:
     _quiet(run, language)
     archive.delete(run)
     notice(language, "deleted")
-    return [*header.chosen(None, language), gr.update(visible=True)]
+    return header.chosen(None, language)
 
 
 def _undone(language: str) -> list[Any]:
@@ -90,8 +98,7 @@ def _undone(language: str) -> list[Any]:
         run = archive.undelete(shared.owner())
     except Problem as problem:
         raise told(problem, language) from None
-    more = archive.deleted(shared.owner()) is not None
-    return [*header.chosen(run.id, language), gr.update(visible=more)]
+    return header.chosen(run.id, language)
 
 
 def _packed(run_id: str | None, language: str) -> Any:

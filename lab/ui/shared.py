@@ -45,7 +45,10 @@ def shared() -> bool:
 
 
 def _secret() -> bytes:
-    """The server's own key, made at the first need; kept so that guests find their runs after a restart."""
+    """The server's own key: LAB_SECRET, else one made at the first need and kept beside the runs, so that guests find
+    theirs after a restart."""
+    if given := os.environ.get("LAB_SECRET"):
+        return given.encode()
     path = home() / ".secret"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

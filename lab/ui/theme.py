@@ -16,7 +16,7 @@ CSS = """
 /* Paragraphs begin where the fields begin: at the edge of the page, and inside a drawer at the edge of its fields. */
 .gradio-container .html-container { padding:0 !important; }
 .gradio-container .block .block .html-container { padding:.2rem .75rem !important; }
-.gradio-container:has(#greeting:not(.hidden, .hide)) :is(#bar, #manage, #checklist, #strip, #job) { display:none; }
+.gradio-container:has(#greeting:not(.hidden, .hide)) :is(#bar, #checklist, #strip, #job) { display:none; }
 #whole, #new { align-self:flex-end; flex:0 1 auto; min-height:2.6rem; }
 .masthead h1 { font-size:1.7rem; margin:0; color:var(--ink); letter-spacing:-.02em; }
 .masthead p { margin:.15rem 0 0; color:var(--soft); }
@@ -30,7 +30,7 @@ CSS = """
 .step.is-running i { background:#0072B2; border-color:#0072B2; animation:beat 1.2s ease-in-out infinite; }
 @keyframes beat { 50% { opacity:.35; } } @media (prefers-reduced-motion:reduce) { .step.is-running i { animation:none; } }
 .step:focus-visible, .go:focus-visible { outline:3px solid var(--accent); outline-offset:2px; }
-.job { min-height:3.4rem; border:1px solid var(--line); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); }
+.job { min-height:4.4rem; display:flex; flex-direction:column; justify-content:center; border:1px solid var(--line); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); }
 .job .line { display:flex; flex-wrap:wrap; justify-content:space-between; gap:.2rem 1rem; font-variant-numeric:tabular-nums; }
 .job .bar { height:.5rem; border-radius:99px; background:var(--wash); margin-top:.5rem; overflow:hidden; }
 .job .bar b { display:block; height:100%; background:var(--accent); border-radius:99px; transition:width .4s; }
@@ -70,9 +70,10 @@ CSS = """
 #merge, #gguf { align-self:flex-end; }
 .measures.arms { min-width:46rem; } .arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; white-space:nowrap; }
 .command textarea, .command input { font-family:monospace; font-size:.86rem; }
-.columns { gap:.9rem !important; }
+.columns { gap:.9rem !important; } .in-line { color:var(--soft); margin:0; min-height:1.6em; line-height:1.6; }
 .teller .message, .teller .prose { font-size:1.02rem; line-height:1.85; white-space:pre-wrap; word-break:keep-all; overflow-wrap:anywhere; }
-.said { min-height:5.4rem; color:var(--soft); font-size:.84rem; line-height:1.6; } .said p { margin:.1rem 0; overflow-wrap:anywhere; }
+/* As high as the longest usual note, whatever stands in it: nothing below moves while stories grow. */
+.said { height:7rem; overflow-y:auto; color:var(--soft); font-size:.84rem; line-height:1.6; } .said p { margin:.1rem 0; overflow-wrap:anywhere; }
 .said .who { color:var(--ink); font-weight:600; } .said .chips { display:flex; flex-wrap:wrap; gap:.3rem; }
 .tally { border:1px solid var(--line); border-radius:12px; padding:.7rem 1rem; background:var(--paper); color:var(--ink); line-height:1.7; }
 .tally ul { margin:.2rem 0 0 1.1rem; } .chip.pick { background:#e3e0f5; color:#2f2569; }
@@ -89,7 +90,7 @@ footer { display:none !important; }
     position:sticky; left:0; background:var(--body-background-fill); }
   #bar { display:grid !important; grid-template-columns:minmax(0,7.5rem) 1fr; gap:.6rem !important; align-items:end; }
   #bar .form { display:contents; } #bar #run { grid-column:1 / -1; } #bar .block { border-radius:12px; }
-  #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
+  .said { height:8.6rem; } #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
   .masthead p { font-size:.9rem; } .step { padding:.2rem .55rem; font-size:.82rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }

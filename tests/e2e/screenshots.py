@@ -110,7 +110,7 @@ def tell(page: Page, words: dict[str, str]) -> None:
     page.locator("#blind input").check()
     page.locator("#prompt textarea").fill("토끼 하루가 나오는 동화를 써 줘. '당근'과 '비'를 넣어 줘.")
     page.locator("#send").click()
-    expect(page.locator("#vote-a")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#vote-a")).to_be_enabled(timeout=PATIENCE)
 
 
 def take(page: Page, url: str, run: str, out: Path, name: str, words: dict[str, str], state: str) -> None:

@@ -1,0 +1,75 @@
+"""Nothing on the page moves while stories grow: measured in a real browser at every frame of a conversation."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from serving import CHROMIUM, CHROMIUM_FLAGS, served
+from tiny import tiny_model
+
+from lab.records import write_json
+from lab.run import new_run
+from lab.ui.texts import TEXTS
+
+ko = TEXTS["ko"]
+SLOW = 120_000
+"""Milliseconds that a busy machine may take until two small models have told their stories."""
+PLACES = ("#chat-line", "#column-a", "#column-b", "#note-a", "#note-b", "#prompt", "#send", "#ready")
+WATCH = """
+places => {
+  window.seen = [];
+  const look = () => {
+    const now = JSON.stringify(places.map(place => {
+      const box = document.querySelector(place).getBoundingClientRect();
+      return [place, Math.round(box.top + scrollY), Math.round(box.height)];
+    }));
+    if (now !== seen.at(-1)) seen.push(now);
+    requestAnimationFrame(look);
+  };
+  look();
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """An app, and its folder of runs."""
+    home = tmp_path_factory.mktemp("home")
+    with served(home) as url:
+        yield url, home
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("blind", [False, True])
+def test_nothing_moves_before_during_and_after_a_conversation(address, tmp_path, monkeypatch, width, blind):
+    url, home = address
+    monkeypatch.setenv("LAB_HOME", str(home))
+    run = new_run(title="대화")
+    write_json(run.stage_folder("generate") / "config.json", {"teacher": tiny_model(tmp_path / "teacher", seed=1)})
+    write_json(
+        run.stage_folder("train", "distilled") / "config.json", {"student": tiny_model(tmp_path / "student", seed=2)}
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_context(locale="ko-KR", viewport={"width": width, "height": 900}).new_page()
+        page.set_default_timeout(SLOW)
+        page.goto(f"{url}/?run={run.id}")
+        page.locator("#tab-chat-button").click()
+        for who in ("teacher", "base"):
+            expect(page.locator("#speakers")).to_contain_text(ko[who], timeout=SLOW)
+        if blind:
+            page.locator("#blind input").check()
+            expect(page.locator("#votes")).to_be_visible()
+        page.locator("#prompt textarea").fill("토끼 하루가 나오는 동화를 써 줘.")
+        page.evaluate(WATCH, [*PLACES, *(["#votes"] if blind else [])])
+        page.locator("#send").click()
+        for note in ("#note-a", "#note-b"):  # the filter's verdict stands once the story has ended
+            expect(page.locator(note).locator(".chip").first).to_be_visible(timeout=SLOW)
+        if blind:
+            page.locator("#vote-tie").click()
+            expect(page.locator("#note-a .who")).to_be_visible()
+        assert page.locator("#column-a .bot").count() == 1
+        seen = [dict((place, box) for place, *box in json.loads(frame)) for frame in page.evaluate("seen")]
+        browser.close()
+    moved = {place: sorted({tuple(frame[place]) for frame in seen}) for place in seen[0]}
+    assert {place: boxes for place, boxes in moved.items() if len(boxes) > 1} == {}
