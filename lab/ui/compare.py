@@ -47,9 +47,7 @@ def build(page: Page) -> None:
                 gr.Dropdown(list(ORDERS), value=ORDERS[0], elem_id="answer-order"),
                 lambda lang: {"label": say("order", lang), "choices": [(say(o, lang), o) for o in ORDERS]},
             )
-            number = page.label(
-                gr.Number(1, minimum=1, precision=0, min_width=90, scale=0, elem_id="answer-page"), label="page"
-            )
+            number = page.label(gr.Number(1, precision=0, min_width=90, scale=0, elem_id="answer-page"), label="page")
         sheet = gr.HTML()
     page.show(answers, [sheet], lambda run: [run.answers_file], (order, number))
     with page.label(gr.Accordion("", open=False, elem_id="beside"), label="beside_section"):
