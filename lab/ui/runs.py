@@ -51,7 +51,7 @@ def build(page: Page) -> None:
     pack.click(_packed, here, packed, **ACT)
     unpack.upload(_unpacked, [unpack, page.language], shown, **ACT)
     page.run.change(_titled, page.run, [name, packed], **QUIET)
-    page.show(_possible, [at_hand, undo], lambda run: [])
+    page.show(_possible, [at_hand, undo], lambda run: [str(archive.deleted(run.owner))])
 
 
 def _possible(run: Run | None, language: str) -> list[Any]:

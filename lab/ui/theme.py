@@ -90,7 +90,7 @@ footer { display:none !important; }
     position:sticky; left:0; background:var(--body-background-fill); }
   #bar { display:grid !important; grid-template-columns:minmax(0,7.5rem) 1fr; gap:.6rem !important; align-items:end; }
   #bar .form { display:contents; } #bar #run { grid-column:1 / -1; } #bar .block { border-radius:12px; }
-  .said { height:8.6rem; } #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
+  .said { height:8.6rem; } #prompt textarea { min-height:4rem; } /* the hint takes two lines, a request may take one */ #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
   .masthead p { font-size:.9rem; } .step { padding:.2rem .55rem; font-size:.82rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
