@@ -265,6 +265,24 @@ def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     return Finding("repetition")
 
 
+_TASK_TEXT = """
+의성어 의태어 눈높이 결말 소통 아이디어 제안 장면 내용 두려움 유아 독자 어린이 아동 문단 표현 묘사 구성 주제 소재 배경 전개 등장인물 서술
+교훈 가치 의미 정보 요청 작성 제공 생성 버전 고려 반영 포함 활용 적합 적절 유의 권장 검토 제시 설정 의도 강조 상징 갈등 해소 연령 발달 교육
+학습 정서 공감 배려심 사회성 창의력 상상력 감수성 흥미 유도 분량 어휘 핵심 조건 형식 문체 어조 어투 캐릭터 스토리 플롯 시점 수준 난이도 자극적
+폭력적 선정적 민감 지침 기준 정책 서비스 사용자 답변 변경 집필 창작 각색 원고 초안 해설 해석 요약 본문 보호자 교사 과정 소중함 중요성 긍정적
+부정적 메시지 전달 여운 몰입 다루었 살렸
+"""
+_TASK = re.compile("|".join(_TASK_TEXT.split()))
+TASK_WORDS = 2
+"""Different words of that kind in one sentence of the narration. Calibrated: none of 9,300 sentences of good stories has
+two, which tells talk about a text, its readers and its making from a text whatever its wording."""
+
+
+def _about_the_task(text: str) -> list[re.Match[str]]:
+    """Sentences of a narration that speak of the text itself instead of telling."""
+    return [m for m in SENTENCE.finditer(text) if len(set(_TASK.findall(m[0]))) >= TASK_WORDS]
+
+
 # What assistants say when they decline, in the polite style that they decline in; looked for outside quotes, as a hare
 # may well say that it is sorry. A teller's "대답할 수 없었어요" or "탑을 완성하지 못하고" is part of a story.
 REFUSAL = re.compile(
@@ -289,7 +307,12 @@ _SORRY_START = re.compile(
 def refusal(pair: Pair, config: FilterConfig) -> Finding | None:
     """The model declines instead of telling."""
     text = narration(pair.output)
-    return _first("refusal", REFUSAL, text) or _first("refusal", _SORRY_START, text)
+    found = _first("refusal", REFUSAL, text) or _first("refusal", _SORRY_START, text)
+    aside = [] if found else _about_the_task(text)
+    # Reasons why there is no story, and nothing happens.
+    if aside and len(_PAST.findall(text)) <= 0.25 * len(sentences(text)):
+        return Finding("refusal", *aside[0].span())
+    return found
 
 
 META = re.compile(
@@ -302,7 +325,7 @@ META = re.compile(
     r"|(?:언어 ?모델|인공지능(?:으로|이기|입니|으로서)|AI (?:모델|어시|언어)|챗봇)|(?:결말|분량|내용|이야기|길이|표현)[^.\n]{0,20}(?:바꾸|고치|늘리|줄이)[^.\n]{0,20}(?:가능|수 있습니다|수도 있|드릴)"
     r"|(?:아이|자녀|아기|어린이)(?:에게|와 함께|들에게|들과|와)[^.\n]{0,20}(?:읽어 ?주(?:실|시면|세요)|들려 ?주(?:시면|세요)|읽으실|이야기 ?(?:를 )?나누(?:어|면|세)|이야기해 보(?:세|시)|물어보(?:세|시)|물어봐 주)|부모님(?:께|들께)(?:서)?(?:는|서는)?[^.\n]{0,20}(?:읽어|들려|지도|설명해|당부)|(?:읽어|들려) ?주실 때|효과적입니다"
     r"|^\s*[#>]+\s|\*\*|__[가-힣]|^\s*(?:-{3,}|={3,}|\*{3,})\s*$|```|^\s*\|.*\|"
-    r"|^\s*[\[<(【]?\s*(?:제목|교훈|주제|줄거리|등장인물|배경|해설|참고|주의|메모|작가|동화 ?제목|글자 ?수|분량|낱말 ?풀이|설명|의도|활동|질문|생각해 ?보기|요약|답변|출력|응답|결과|장르|Title|Story|Note|Answer|Output)\s*[\]>)】]?\s*[:：\-]"
+    r"|^\s*[\[<(【]?\s*(?:제목|교훈|주제|줄거리|등장인물|배경|해설|참고|주의|메모|작가|동화 ?제목|글자 ?수|분량|낱말 ?풀이|(?:작성자|글쓴이|지은이|작가)(?:의)? ?(?:노트|말|메모)|설명|의도|활동|질문|생각해 ?보기|요약|답변|출력|응답|결과|장르|Title|Story|Note|Answer|Output)\s*[\]>)】]?\s*[:：\-]"
     r"|^\s*[\[(【<〈](?:제목|교훈|해설|해석|설명|참고|작가|의도|시작|끝|동화|이야기|본문|도입|결말|전개|장면)[^\])】>〉\n]{0,12}[\])】>〉]|\((?:다음 (?:편|이야기)에 )?계속\)?"
     r"|[(\[](?:약|총|공백)?\s?[^)\]\n]{0,8}\d{2,3}\s?자[^)\]\n]{0,8}[)\]]|(?:총|약) ?\d{2,3}\s?(?:자|글자)(?:로|입니다|정도|내외|이에요)|\d{2,3}\s?자\s?(?:내외|분량|이내)|글자 ?수\s?(?:[:：(]|는 \d)"
     r"|(?:즐거운|행복한|좋은) (?:시간|하루|밤|독서)[^.\n]{0,12}(?:되세요|보내세요|되시|되길)|감상하(?:세요|시)|사용자(?:가|의|님)|프롬프트|지시(?:문|사항)|조건(?:에 맞|을 (?:모두|충족|만족))|독후 ?활동|등장인물(?:은|을|의)"
@@ -314,7 +337,9 @@ META = re.compile(
     r"|#[가-힣A-Za-z_]+|구독|좋아요(?:와|를|도)? ?(?:부탁|눌러|누르)|댓글|홈페이지|블로그|유튜브|카톡|카카오톡|인스타그램|오픈 ?채팅|클릭|다운로드|무단 ?(?:전재|복제|배포)|저작권|[ⓒ©]|출처\s?[:：]|네이버",
     re.IGNORECASE | re.MULTILINE,
 )
-_ASKS_READER = re.compile(r"(?:셨|시|으신|하신|신)(?:나요|까요|가요|는지요|겠어요|다면)|십니까")
+_ASKS_READER = re.compile(
+    r"(?:셨|으신)(?:어요|지요|죠)\?|드릴 수(?:는|도)? ?있|(?:셨|시|으신|하신|신)(?:나요|까요|가요|는지요|겠어요|다면)|십니까"
+)
 
 
 _MARKDOWN = re.compile(r"\*\*|```|^#+ ", re.MULTILINE)
@@ -326,6 +351,8 @@ def meta(pair: Pair, config: FilterConfig) -> Finding | None:
     found = _first("meta", META, text) or _first("meta", _MARKDOWN, pair.output) or _title_again(pair)
     if found:
         return found
+    if aside := _about_the_task(text):
+        return Finding("meta", *aside[0].span())
     # Honorific questions to the reader come at the very end.
     for last in sentences(text)[-2:]:
         if _ASKS_READER.search(last):
@@ -630,7 +657,7 @@ UNSAFE = re.compile(
 # warns, or when a toy robot eats its battery.
 HAZARD = re.compile(
     r"콘센트[^.!?\n]{0,20}(?:넣|꽂|쑤|젓가락|손가락|포크)|(?:젓가락|포크|못|철사|손가락)[^.!?\n]{0,12}콘센트|(?:성냥|라이터)(?:를|로|을)[^.!?\n]{0,16}(?:켜|켰|불|붙|장난|놀)|가스\s?(?:불|밸브|레인지)[^.!?\n]{0,10}(?:켰|켜고|틀|열)|불장난|종이(?:를|에)[^.!?\n]{0,8}불에? (?:대|붙)"
-    r"|(?<![가-힣])(?:알|물)?약(?:을|도)[^.!?\n]{0,14}(?:한 움큼|몽땅|잔뜩|모조리)|(?:세제|락스|표백제|약병|알약|건전지|자석)(?:을|를|의)?[^.!?\n]{0,14}(?:마셨|마시|삼켰|삼키|먹었|꿀꺽)|(?:베란다|옥상|난간)에서[^.!?\n]{0,12}(?:뛰어내|밀어|밀었)|비닐봉지를[^.!?\n]{0,8}(?:머리|뒤집|썼|쓰)|찻길(?:로|에) (?:뛰어|뛰쳐|나가 놀)|안전벨트를 안|차에 치여|빨간 ?불(?:인데|에)[^.!?\n]{0,14}(?:건넜|달려|뛰어)"
+    r"|운전석에 앉아[^.!?\n]{0,10}시동|혼자 운전(?:하|했)|(?<![가-힣])(?:알|물)?약(?:을|도)[^.!?\n]{0,14}(?:한 움큼|몽땅|잔뜩|모조리)|(?:세제|락스|표백제|약병|알약|건전지|자석)(?:을|를|의)?[^.!?\n]{0,14}(?:마셨|마시|삼켰|삼키|먹었|꿀꺽)|(?:베란다|옥상|난간)에서[^.!?\n]{0,12}(?:뛰어내|밀어|밀었)|비닐봉지를[^.!?\n]{0,8}(?:머리|뒤집|썼|쓰)|찻길(?:로|에) (?:뛰어|뛰쳐|나가 놀)|안전벨트를 안|차에 치여|빨간 ?불(?:인데|에)[^.!?\n]{0,14}(?:건넜|달려|뛰어)"
     r"|낯선 (?:사람|아저씨|아주머니|어른)[^.!?\n]{0,24}(?:따라갔|차에 (?:탔|올라)|손을 잡고 갔)"
 )
 _CAREFUL = re.compile(
@@ -719,7 +746,7 @@ _ESSAY = re.compile(
     r"(?:해|하여|지켜|가져|말아|[가-힣]야) ?야? (?:한다|합니다)[.,]|(?:중요|필요|소중)(?:하다|합니다|한 (?:것|일|곳|존재)(?:이다|입니다))|때문(?:이다|입니다)\.|[가-힣] 수 있(?:다|습니다)\.|것(?:이다|입니다)\.|필요하다|(?<![가-힣])(?:그러므로|따라서|또한|이처럼|결국|우선)[ ,]"
 )
 _PAST = re.compile(
-    r"[았었였했갔왔났랐렀렸졌쳤셨겠됐섰샀탔폈컸꼈켰췄줬뒀웠혔겼넸냈됐웠켰껐떴썼렀뗐댔챘쟀봤놨찼짰팠잤깼뺐](?:어요|지요|답니다|습니다|다|죠|단다|어|지|고|는데|지만|네|거든|을)"
+    r"[았었였했갔왔났랐렀렸졌쳤셨됐섰샀탔폈컸꼈켰췄줬뒀웠혔겼넸냈됐웠켰껐떴썼렀뗐댔챘쟀봤놨찼짰팠잤깼뺐](?:어요|지요|답니다|습니다|다|죠|단다|어|지|고|는데|지만|네|거든|을)"
 )
 _FORMAL_PRESENT = re.compile(
     r"(?:합|입|됩|십|립|납|킵|깁|칩|집|씁|습|갑|봅|줍|둡|눕|웁|춥|굽|쉽|낍|넙|럽|랍|맙|삽|찹|탑|팝|닙|닙|돕|둡|훕|껍|압|웁|큽|쏩|룹)니다[.\s]"
