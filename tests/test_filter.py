@@ -15,6 +15,7 @@ from datasets import load_from_disk
 
 from lab import judge
 from lab.config import FilterConfig
+from lab.domain import reference_stories
 from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_rows
@@ -82,6 +83,16 @@ def test_of_near_duplicates_the_first_without_another_fault_survives() -> None:
     assert set(stage.near_duplicates(both, [True, True, False])) == {2}
     # Reference stories come first and are never themselves called copies.
     assert set(stage.near_duplicates(stage.sketch([a, a, b]), [True] * 3, known=2)) == {2}
+
+
+def test_a_copy_of_a_reference_story_is_a_leak_and_names_it() -> None:
+    reference = reference_stories()[3]
+    run_ = new_run()
+    text = reference["output"].replace("어요. ", "어요! ", 1)
+    append_rows(run_.pairs_file, [Pair("copy", "", text).row(), Pair("own", "", ROWS[0]["output"]).row()])
+    filtered(run_)
+    verdict = next(run_.verdicts())
+    assert not verdict.kept and verdict.reasons == ("near_duplicate",) and verdict.scores["twin"] == reference["id"]
 
 
 def test_retouched_copies_are_found_with_a_measured_recall() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -193,6 +194,23 @@ def test_rows_of_another_setting_can_be_set_aside_and_are_kept() -> None:
     beside = [p for p in run.pairs_file.parent.glob("pairs-*.jsonl")]
     assert [json.loads(line)["id"] for line in beside[0].read_text("utf-8").splitlines()] == [p.id for p in before]
     assert run.config("generate").set_aside is False  # the next start asks again
+
+
+def test_a_full_disk_ends_with_a_message_and_the_next_start_goes_on_from_what_is_written() -> None:
+    """A limit on the size of files stands for the disk: writing fails in the middle of a row, as there."""
+    run = new_run()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))
+    try:
+        with pytest.raises(Problem, match="Nothing written so far is lost"):
+            _generate(run, replace(SHORT, pairs=24))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    written = list(read_rows(run.pairs_file))
+    assert 0 < len(written) < 24
+    assert _generate(run, replace(SHORT, pairs=24))["pairs"] == 24
+    rows = list(read_rows(run.pairs_file))
+    assert rows[: len(written)] == written and len({r["id"] for r in rows}) == len(rows) == 24
 
 
 def test_a_budget_of_minutes_stops_cleanly_and_the_next_start_goes_on() -> None:
