@@ -278,8 +278,11 @@ TASK_WORDS = 2
 two, which tells talk about a text, its readers and its making from a text whatever its wording."""
 
 
+@lru_cache(maxsize=8)
 def _about_the_task(text: str) -> list[re.Match[str]]:
     """Sentences of a narration that speak of the text itself instead of telling."""
+    if len(set(_TASK.findall(text))) < TASK_WORDS:
+        return []
     return [m for m in SENTENCE.finditer(text) if len(set(_TASK.findall(m[0]))) >= TASK_WORDS]
 
 
