@@ -9,10 +9,11 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from math import pi
 from typing import Any
 
 from lab.records import write_text
-from lab.retention import BEATS, SIZE_TARGET, SMALL, SPEED_TARGET, TARGET, number
+from lab.retention import BEATS, SIZE_TARGET, SMALL, SPEED_TARGET, TARGET, find_difference, number
 from lab.run import Run
 
 COLOURS = ("#0072B2", "#6B6B6B", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
@@ -179,6 +180,17 @@ def flags(report: dict[str, Any]) -> list[dict[str, str]]:
                         "ko": f"{arm}: 교사보다 좋은 지표가 있습니다({BY_KEY[measure].ko}, {one['value']:.0%}). 학생은 흉내를 내므로 까닭을 찾아보세요: 누출, 쉬운 글, 잘못된 교사 설정.",
                     }
                 )
+    for teacher in (m for m in models if m["who"] == "teacher"):
+        for arm in report.get("retention", {}):
+            for measure in ("rule_pass_rate", "character_rate", "keyword_rate"):
+                against = find_difference(report, arm, teacher["name"], measure)
+                if number(teacher, measure) == 0 and against.get("better") == "a":
+                    notes.append(
+                        {
+                            "en": f"{arm} beats its teacher on {BY_KEY[measure].en}, of whose stories none is right. A student mimics, so look at the teacher's settings.",
+                            "ko": f"{arm}: 교사가 하나도 맞히지 못한 지표에서 교사를 앞섭니다({BY_KEY[measure].ko}). 학생은 흉내를 내므로 교사 설정을 살펴보세요.",
+                        }
+                    )
     if report["prompts"] < SMALL:
         notes.append(
             {
@@ -213,6 +225,55 @@ def kept_line(report: dict[str, Any], arm: str, language: str) -> str:
     return "; ".join(parts)
 
 
+def tested(report: dict[str, Any], language: str) -> tuple[list[str], list[list[str]]]:
+    """Heads (``a − b``) and rows of the tested differences: the measure's name, then each difference with its interval.
+
+    A star stands where the interval leaves out 0 on 8 or more items; without one nothing may be concluded.
+    """
+    pairs = report.get("differences") or []
+    rows = []
+    for measure in MEASURES:
+        found = [p["measures"].get(measure.key) for p in pairs]
+        if any(found):
+            cells = ["–" if d is None else f"{_signed(measure, d['difference'])} [{_signed(measure, d['low'])}, {_signed(measure, d['high'])}]{' ★' if d['shown'] else ''}" for d in found]  # fmt: skip
+            rows.append([measure.name(language), *cells])
+    return [f"{p['a']} − {p['b']}" for p in pairs], rows
+
+
+def _signed(measure: Measure, value: float) -> str:
+    return ("+" if value > 0 else "") + measure.text(value)
+
+
+DIFFERENCES = ("Tested differences, with intervals", "차이 검정과 구간")
+STAR = (
+    "★: shown, the 95 % interval of the difference on the same items leaves out 0. Without a star nothing may be concluded.",
+    "★: 확인된 차이. 같은 문항에서 잰 차이의 95% 구간에 0이 없습니다. ★가 없으면 어느 쪽이 낫다고 말할 수 없습니다.",
+)
+
+
+def html_differences(report: dict[str, Any], language: str) -> str:
+    """The tested differences as a table with its key; empty where there is none."""
+    heads, rows = tested(report, language)
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(h)}</th>" for h in ("", *heads))
+    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
+    return f'<div class="scroll wide"><table class="measures"><tr>{head}</tr>{body}</table></div><p><small>{choose(STAR, language)}</small></p>'
+
+
+def _shown(report: dict[str, Any], names: Iterable[str], language: str) -> str:
+    """Which differences between these arms are shown, in rule pass rate and bits per byte."""
+    among, found = set(names), []
+    for pair in report.get("differences", ()):
+        for key in ("rule_pass_rate", "bits_per_byte") if {pair["a"], pair["b"]} <= among else ():
+            better = pair["measures"].get(key, {}).get("better")
+            if better:
+                winner, other = (pair["a"], pair["b"]) if better == "a" else (pair["b"], pair["a"])
+                found.append(f"{winner} > {other} ({BY_KEY[key].name(language)})")
+    words = choose(("shown to be better", "확인된 차이"), language)
+    return f"{words}: {', '.join(found)}" if found else choose(("no difference is shown", "확인된 차이 없음"), language)
+
+
 def exercises(report: dict[str, Any], run_: Run) -> list[tuple[str, str, str, str]]:
     """The questions of the course, answered by this run: (question, answer) in English, then in Korean.
 
@@ -224,6 +285,8 @@ def exercises(report: dict[str, Any], run_: Run) -> list[tuple[str, str, str, st
     rate = facts.get("pass_rate")
     found = []
     told = [f"{n}: {BY_KEY['perplexity'].text(m.get('perplexity'))}" for n, m in arms.items()]
+    if any(crossed_out(list(arms.values()), m, "perplexity") for m in arms.values()):
+        told = [f"{n}: {BY_KEY['bits_per_byte'].text(m.get('bits_per_byte'))} bits/byte" for n, m in arms.items()]
     if rate is not None:
         found.append(
             (
@@ -233,45 +296,49 @@ def exercises(report: dict[str, Any], run_: Run) -> list[tuple[str, str, str, st
                 f"{facts['pairs']}쌍 가운데 {rate:.0%}. 처음 보는 이야기의 혼란도: {', '.join(told) or '아직 학습한 갈래 없음'}.",
             )
         )
-    shares: dict[str, str] = {}
+    shares: list[tuple[float, str, str]] = []
     human = ""
     for name in arms:
         config = run_.config("train", name)
         if config.data == "human":
             human = name
         elif config.data == "unfiltered":
-            shares["no filter"] = name
+            shares.append((2.0, "no filter", name))
         else:
-            shares[f"{config.keep_top:.0%}"] = name
+            shares.append((config.keep_top, f"{config.keep_top:.0%}", name))
+    shares.sort()
 
     def line(name: str) -> str:
         rule, bits = (BY_KEY[k].text(number(arms[name], k)) for k in ("rule_pass_rate", "bits_per_byte"))
         return f"{name} {rule}, {bits}"
 
     several = len(shares) > 1
+    listed = "; ".join(f"{share}: {line(n)}" for _, share, n in shares)
+    names = [n for *_, n in shares]
     command = f"python -m lab train {run_.id} --arm top30 --keep-top 0.3"
     found.append(
         (
             "Is it better to train on the best 30, 50 or 80 %, or without a filter? (rule pass rate, bits per byte)",
-            "; ".join(f"{k}: {line(n)}" for k, n in shares.items())
+            f"{listed}; {_shown(report, names, 'en')}"
             if several
             else f"Only one arm so far. Train others, for example: {command}",
             "상위 30, 50, 80%만 배우는 것과 거르지 않는 것 가운데 무엇이 나은가요? (규칙 통과율, 바이트당 비트)",
-            "; ".join(f"{k}: {line(n)}" for k, n in shares.items())
+            f"{listed.replace('no filter', '거르지 않음')}; {_shown(report, names, 'ko')}"
             if several
             else f"아직 갈래가 하나뿐입니다. 다른 갈래를 학습해 보세요: {command}",
         )
     )
-    distilled = next((n for n in reversed(list(shares.values())) if n), "")
+    # Against people's stories stands the arm that learned from all kept pairs, else from the most of them.
+    distilled = max((x for x in shares if x[0] <= 1), default=(0.0, "", ""))[2]
     command = f"python -m lab train {run_.id} --arm human --data human"
     found.append(
         (
             "Does distilled data teach as well as stories written by people?",
-            f"distilled: {line(distilled)}; people: {line(human)}"
+            f"distilled: {line(distilled)}; people: {line(human)}; {_shown(report, (distilled, human), 'en')}"
             if human and distilled
             else f"Train on people's stories to see: {command}",
             "증류한 자료는 사람이 쓴 이야기만큼 잘 가르치나요?",
-            f"증류: {line(distilled)}; 사람: {line(human)}"
+            f"증류: {line(distilled)}; 사람: {line(human)}; {_shown(report, (distilled, human), 'ko')}"
             if human and distilled
             else f"사람이 쓴 이야기로도 학습해 보세요: {command}",
         )
@@ -299,6 +366,11 @@ def markdown(report: dict[str, Any], run_: Run) -> str:
         markdown_table(models),
         "",
     ]
+    heads, rows = tested(report, "en")
+    if rows:
+        lines += ["## 차이 / Tested differences", "", *(f"{choose(STAR, language)}  " for language in ("ko", "en")), ""]
+        lines += ["| | " + " | ".join(map(plain, heads)) + " |", "|---|" + "---:|" * len(heads)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
     lines += ["## 교사에게서 지킨 것 / Kept of the teacher", ""]
     lines += [
         f"Target {TARGET[0]:.0%} – {TARGET[1]:.0%} of the quality, a third of the memory, three times the speed.",
@@ -307,7 +379,8 @@ def markdown(report: dict[str, Any], run_: Run) -> str:
     lines += [f"- {plain(arm)}: {kept_line(report, arm, 'en')}" for arm in report["retention"]] + [""]
     if report["duels"]:
         lines += ["## 둘씩 견주기 / Pairwise", "", *(f"- {plain(_duel_line(d))}" for d in report["duels"]), ""]
-    lines += ["![quality](charts/quality.png)", "", "![quality against speed](charts/quality_speed.png)", ""]
+    for name in drawable(report):
+        lines += [f"![{CHARTS[name]}](charts/{name}.png)", ""]
     lines += ["## 물음 / Exercises", ""]
     for question, answer, frage, antwort in exercises(report, run_):
         lines += [f"**{frage}** {plain(antwort)}", "", f"**{question}** {plain(answer)}", ""]
@@ -384,6 +457,7 @@ def html(report: dict[str, Any], run_: Run, pictures: dict[str, str]) -> str:
         + "".join(f"<li>{escape(f['ko'])}<small>{escape(f['en'])}</small></li>" for f in report["flags"])
         + "</ul>",
         f"<h2>지표 / Measures</h2>{html_table(report['models'], 'ko')}",
+        f"<h2>차이 / Tested differences</h2>{differ}" if (differ := html_differences(report, "ko")) else "",
         "<h2>교사에게서 지킨 것 / Kept of the teacher</h2><ul>",
         *(f"<li>{escape(arm)}: {escape(kept_line(report, arm, 'ko'))}</li>" for arm in report["retention"]),
         "</ul>",
@@ -406,11 +480,29 @@ def html(report: dict[str, Any], run_: Run, pictures: dict[str, str]) -> str:
 
 CHARTS = {
     "quality": "품질 / Quality",
+    "bits": "글자 맞히기 / Bits per byte",
+    "radar": "한눈에 / All shares at once",
     "quality_speed": "품질과 속도 / Quality against speed",
     "retention": "교사에게서 지킨 것 / Kept of the teacher",
     "probes": "상식 문제 / Probes by type",
     "lengths": "이야기 길이 / Story lengths",
+    "scores": "심사 점수 / Judge's marks",
 }
+SHARES = ("rule_pass_rate", "character_rate", "keyword_rate", "pass_at_4", "probes", "general_rate")
+BITS = ("bits_per_byte", "reference_bits_per_byte", "general_bits_per_byte")
+
+
+def drawable(report: dict[str, Any]) -> list[str]:
+    """The charts of CHARTS that the report has numbers for."""
+    models = report["models"]
+    has = {
+        "bits": any(number(m, k) is not None for m in models for k in BITS),
+        "radar": sum(all(number(m, k) is not None for m in models) for k in SHARES) > 2,
+        "retention": bool(report["retention"]),
+        "probes": any(m.get("probes") for m in models),
+        "scores": any(m.get("marks") for m in models),
+    }
+    return [name for name in CHARTS if has.get(name, True)]
 
 
 def charts(report: dict[str, Any]) -> dict[str, Any]:
@@ -419,16 +511,17 @@ def charts(report: dict[str, Any]) -> dict[str, Any]:
 
     _fonts(matplotlib)
     models = report["models"]
-    found = {
-        "quality": _quality_chart(models),
-        "quality_speed": _speed_chart(models),
-        "lengths": _lengths_chart(models),
+    draw = {
+        "quality": lambda: _quality_chart(models),
+        "bits": lambda: _bits_chart(models),
+        "radar": lambda: _radar_chart(models),
+        "quality_speed": lambda: _speed_chart(models),
+        "retention": lambda: _retention_chart(report),
+        "probes": lambda: _probes_chart(models),
+        "lengths": lambda: _boxes_chart(models, "lengths", "characters"),
+        "scores": lambda: _boxes_chart(models, "marks", "judge's mark, 1 to 5"),
     }
-    if report["retention"]:
-        found["retention"] = _retention_chart(report)
-    if any(m.get("probes") for m in models):
-        found["probes"] = _probes_chart(models)
-    return {name: found[name] for name in CHARTS if name in found}
+    return {name: draw[name]() for name in drawable(report)}
 
 
 def _fonts(matplotlib: Any) -> None:
@@ -474,6 +567,47 @@ def _quality_chart(models: list[dict[str, Any]]) -> Any:
         )  # fmt: skip
     axes.set_xticks(range(len(keys)), [BY_KEY[k].en.replace(", ", ",\n") for k in keys], fontsize=8)
     axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _bits_chart(models: list[dict[str, Any]]) -> Any:
+    keys = [k for k in BITS if any(number(m, k) is not None for m in models)]
+    figure, axes = _figure(1.4 + 0.25 * len(keys) * len(models))
+    step = 0.7 / len(models)
+    for place, (model, colour) in enumerate(zip(models, colours(models), strict=True)):
+        there = [(i, v, bounds(model, k) or (v, v)) for i, k in enumerate(keys) if (v := number(model, k)) is not None]
+        axes.errorbar(
+            [v for _, v, _ in there],
+            [i + (place - (len(models) - 1) / 2) * step for i, *_ in there],
+            xerr=[[max(0.0, v - s[0]) for _, v, s in there], [max(0.0, s[1] - v) for _, v, s in there]],
+            fmt=MARKERS[colour],
+            color=COLOURS[colour],
+            ms=7,
+            label=label(model, "en"),
+        )
+    axes.set_yticks(range(len(keys)), [BY_KEY[k].en.replace(", ", ",\n") for k in keys], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("bits per byte, less is better")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _radar_chart(models: list[dict[str, Any]]) -> Any:
+    from matplotlib.figure import Figure
+
+    keys = [k for k in SHARES if all(number(m, k) is not None for m in models)]
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = figure.add_subplot(projection="polar")
+    around = [2 * pi * i / len(keys) for i in range(len(keys))]
+    for model, colour in zip(models, colours(models), strict=True):
+        values = [number(model, k) for k in keys]
+        line = {"teacher": "-", "base": ":"}.get(model["who"], "--")
+        axes.plot([*around, around[0]], [*values, values[0]], line, marker=MARKERS[colour], color=COLOURS[colour], label=label(model, "en"))  # fmt: skip
+    axes.set_xticks(around, [BY_KEY[k].en.replace(", ", ",\n") for k in keys], fontsize=8)
+    axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
@@ -549,14 +683,15 @@ def _probes_chart(models: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def _lengths_chart(models: list[dict[str, Any]]) -> Any:
+def _boxes_chart(models: list[dict[str, Any]], key: str, axis: str) -> Any:
     figure, axes = _figure(1.2 + 0.5 * len(models))
-    boxes = axes.boxplot([m["lengths"] for m in models], orientation="horizontal", patch_artist=True, widths=0.6)
+    values = [[v for v in m.get(key) or () if v is not None] for m in models]
+    boxes = axes.boxplot(values, orientation="horizontal", patch_artist=True, widths=0.6)
     for box, colour in zip(boxes["boxes"], colours(models), strict=True):
         box.set(facecolor=COLOURS[colour], alpha=0.6)
     axes.set_yticks(range(1, len(models) + 1), [label(m, "en") for m in models], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("characters")
+    axes.set_xlabel(axis)
     return figure
 
 

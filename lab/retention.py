@@ -36,6 +36,8 @@ QUALITY = (
     "keyword_rate",
 )
 """The quality axes of retention; bits per byte stands for perplexity, as it compares between vocabularies."""
+AS_THE_TEACHER = ("teacher_chrf", "self_chrf", "mean_characters")
+"""Numbers of which neither more nor less is better."""
 
 
 def number(model: dict[str, Any], measure: str) -> float | None:
@@ -76,15 +78,19 @@ def retained_intervals(arm: dict[str, Sample], teacher: dict[str, Sample]) -> di
     return found
 
 
-def differences(a: dict[str, Sample], b: dict[str, Sample]) -> dict[str, dict[str, Any]]:
-    """``a`` minus ``b`` for every quality number of both, item by item; ``better`` where it is shown to be so."""
+def differences(a: dict[str, Sample], b: dict[str, Sample], same_tokens: bool = True) -> dict[str, dict[str, Any]]:
+    """``a`` minus ``b`` for every quality number of both, item by item; ``better`` where it is shown to be so.
+
+    Perplexities are left out where the models cut text into different tokens (``same_tokens`` off).
+    """
     found = {}
     for measure in sorted(set(a) & set(b)):
-        if len(a[measure].top) != len(b[measure].top):
+        if len(a[measure].top) != len(b[measure].top) or (measure.endswith("perplexity") and not same_tokens):
             continue
         one = difference(a[measure], b[measure])
-        lower = measure in LOWER_IS_BETTER or measure in ("general_bits_per_byte", "copied_rate", "self_chrf")
-        one["better"] = ("a" if (one["difference"] < 0) == lower else "b") if one["shown"] else None
+        lower = measure in LOWER_IS_BETTER or measure in ("general_bits_per_byte", "copied_rate")
+        told = one["shown"] and measure not in AS_THE_TEACHER
+        one["better"] = ("a" if (one["difference"] < 0) == lower else "b") if told else None
         found[measure] = one
     return found
 
@@ -157,9 +163,12 @@ def _kept_of(share: float | None, against: dict[str, Any]) -> tuple[str, str]:
     """What a share of the teacher's pass rate means, in both languages."""
     low = TARGET[0]
     if share is None:
+        better = against.get("better") == "a"
         return (
-            "the teacher passes none, so there is no quality to keep",
-            "교사가 하나도 통과하지 못해 견줄 품질이 없습니다",
+            "the teacher passes none, so there is no quality to keep"
+            + (", and a student that passes some needs an explanation (a broken teacher setting?)" if better else ""),
+            "교사가 하나도 통과하지 못해 견줄 품질이 없습니다"
+            + (". 학생만 통과하는 까닭을 확인해야 합니다(잘못된 교사 설정?)" if better else ""),
         )
     if share > BEATS:
         doubt = "" if against.get("shown") else ", or luck"

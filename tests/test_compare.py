@@ -120,7 +120,10 @@ def test_report_holds_teacher_base_and_arm(compared: Run) -> None:
     for name in ("report.md", "report.html", "charts/quality.png", "charts/quality.svg", "charts/retention.svg"):
         assert (compared.report_file.parent / name).stat().st_size > 500, name
     page = (compared.report_file.parent / "report.html").read_text("utf-8")
-    assert report["verdict"]["ko"] in page and page.count("<svg") == 5
+    assert report["verdict"]["ko"] in page and page.count("<svg") == 7, "every chart but that of the judge's marks"
+    for name in rendering.drawable(report):
+        for kind in ("png", "svg"):
+            assert (compared.report_file.parent / "charts" / f"{name}.{kind}").stat().st_size > 500, name
 
 
 def test_perplexity_agrees_with_plain_torch(teacher: str) -> None:
@@ -352,6 +355,40 @@ def test_verdict_tells_bad_news_too() -> None:
     assert "few" in retention.verdict(report_of(0.8, 0.2, 0.8, 20))["en"]
 
 
+def test_a_student_that_passes_where_the_teacher_passes_none_is_something_to_explain() -> None:
+    report = report_of(0.0, 0.0, 0.4)
+    assert "needs an explanation" in retention.verdict(report)["en"] and "까닭" in retention.verdict(report)["ko"]
+    assert any("of whose stories none is right" in f["en"] for f in report["flags"])
+    few = report_of(0.0, 0.0, 0.4, 6)
+    assert "explanation" not in retention.verdict(few)["en"], "two of six prompts show nothing"
+
+
+def test_tested_differences_are_written_with_interval_and_a_star_where_shown(compared: Run) -> None:
+    report = report_of(0.8, 0.2, 0.8)
+    heads, rows = rendering.tested(report, "en")
+    assert heads == ["arm − teacher", "arm − base"]
+    (rates,) = rows
+    assert rates[0] == "Rule pass rate" and rates[1].startswith("0% [") and "★" not in rates[1]
+    assert rates[2].startswith("+60% [+") and rates[2].endswith("★")
+    shown = rendering.html_differences(report, "ko")
+    assert escape(rates[2]) in shown and rendering.STAR[1] in shown
+    own = read_json(compared.report_file)
+    text = (compared.report_file.parent / "report.md").read_text("utf-8")
+    assert f"distilled − {own['models'][1]['name']}" in text and "Tested differences" in text
+    assert "Tested differences" in (compared.report_file.parent / "report.html").read_text("utf-8")
+
+
+def test_likeness_is_no_contest_and_perplexity_none_across_vocabularies() -> None:
+    a = {
+        k: intervals.mean([x + 2.0 for x in range(20)]) for k in ("self_chrf", "mean_characters", "perplexity", "judge")
+    }
+    b = {k: intervals.mean([float(x) for x in range(20)]) for k in a}
+    found = retention.differences(a, b)
+    assert found["self_chrf"]["shown"] and found["self_chrf"]["better"] is None
+    assert found["mean_characters"]["better"] is None and found["judge"]["better"] == "a"
+    assert found["perplexity"]["better"] == "b" and "perplexity" not in retention.differences(a, b, same_tokens=False)
+
+
 def test_flags_name_a_beaten_teacher_few_prompts_copies_and_a_model_compared_with_itself() -> None:
     def flagged(report: dict) -> str:
         return " ".join(f["en"] for f in rendering.flags(report))
@@ -423,6 +460,8 @@ def test_perplexity_of_another_vocabulary_is_crossed_out_with_the_reason() -> No
     assert "| 5.00 | ~~5.00~~ | 5.00 |" in rendering.markdown_table(rows)
     shown = rendering.html_table(rows, "ko")
     assert shown.count("<s title=") == 1 and rendering.CROSSED_OUT[1] in shown
+    told = stage.table({"models": rows, "verdict": {"en": "said"}})
+    assert told.count("5.00*") == 1 and rendering.CROSSED_OUT[0] in told
 
 
 def test_exercises_are_answered_by_the_run_or_name_the_command(run_: Run, student: str) -> None:
@@ -430,6 +469,7 @@ def test_exercises_are_answered_by_the_run_or_name_the_command(run_: Run, studen
         "best": TrainConfig(keep_top=0.3),
         "all": TrainConfig(data="unfiltered"),
         "people": TrainConfig(data="human"),
+        "best-whole": TrainConfig(keep_top=0.3, method="full"),
     }
     models = [{"who": "arm", "name": n, "rule_pass_rate": 0.5, "bits_per_byte": 1.0} for n in arms]
     nothing = " ".join(" ".join(x) for x in rendering.exercises({"models": []}, run_))
@@ -437,7 +477,11 @@ def test_exercises_are_answered_by_the_run_or_name_the_command(run_: Run, studen
     for name, config in arms.items():
         write_json(run_.stage_folder("train", name) / "config.json", asdict(config))
     told = [answer for _, answer, *_ in rendering.exercises({"models": models}, run_)]
-    assert told[0] == "30%: best 50%, 1.000; no filter: all 50%, 1.000" and "people: people 50%" in told[1]
+    assert told[0] == "30%: best 50%, 1.000; 30%: best-whole 50%, 1.000; no filter: all 50%, 1.000; no difference is shown"  # fmt: skip
+    assert "distilled: best-whole 50%" in told[1] and "people: people 50%" in told[1]
+    tested = [{"a": "all", "b": "best", "measures": {"rule_pass_rate": {"better": "b"}}}]
+    told = [answer for _, answer, *_ in rendering.exercises({"models": models, "differences": tested}, run_)]
+    assert told[0].endswith("shown to be better: best > all (Rule pass rate)") and told[1].endswith("no difference is shown")  # fmt: skip
 
 
 def test_an_arm_that_is_not_trained_is_named(run_: Run) -> None:

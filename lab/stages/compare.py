@@ -271,7 +271,11 @@ def _report(
             m.row["name"]: retained_intervals(m.samples, t.samples) for t in teachers for m in arms
         },
         "differences": [
-            {"a": a.row["name"], "b": b.row["name"], "measures": differences(a.samples, b.samples)}
+            {
+                "a": a.row["name"],
+                "b": b.row["name"],
+                "measures": differences(a.samples, b.samples, a.row["tokenizer"] == b.row["tokenizer"]),
+            }
             for i, a in enumerate(measured)
             for j, b in enumerate(measured)
             if a.row["who"] == "arm" and (b.row["who"] != "arm" or j < i)
@@ -495,9 +499,9 @@ def _assess(
     samples["copied_rate"] = mean([n >= SPAN for n in copies["lengths"]])
     # Each answer against that to the next prompt: how alike the model's stories are to one another.
     samples["self_chrf"] = mean(compute(ChrF, predictions=outputs, references=outputs[1:] + outputs[:1])["scores"])
+    samples["mean_characters"] = mean([len(t) for t in outputs])
     row |= {name: s.value for name, s in samples.items() if name not in ("probes", "reference_perplexity", "reference_bits_per_byte")}  # fmt: skip
     row |= {"judge": None, "teacher_chrf": None, "longest_copy": copies["longest_copy"]}
-    row["mean_characters"] = statistics.mean(map(len, outputs))
     row["lengths"] = [len(t) for t in outputs]
     row |= compute(DistinctN, predictions=outputs)
     row["reasons"] = {r: sum(r in f for _, f in first) for r in sorted({r for _, f in first for r in f})}
@@ -702,7 +706,9 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as plain columns for a terminal, with the verdict below."""
+    """The report as plain columns for a terminal, with the verdict below; a star marks what does not compare."""
+    from lab.report import CROSSED_OUT, crossed_out
+
     rows = [["model", *(head for _, head, _ in COLUMNS)]]
     for model in report["models"]:
         name = model["who"] if model["who"] != "arm" else f"arm {model['name']}"
@@ -710,11 +716,13 @@ def table(report: dict[str, Any]) -> str:
         for metric, _, form in COLUMNS:
             value = number(model, metric)
             scale = 1e6 if metric == "peak_memory_bytes" else 1
-            cells.append("-" if value is None else form.format(value / scale))
+            crossed = "*" if crossed_out(report["models"], model, metric) else ""
+            cells.append("-" if value is None else form.format(value / scale) + crossed)
         rows.append(cells)
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
         for r in rows
     ]
-    return "\n".join([*lines, "", report["verdict"]["en"]])
+    notes = [f"* {CROSSED_OUT[0]}"] if any("*" in c for r in rows for c in r) else []
+    return "\n".join([*lines, *notes, "", report["verdict"]["en"]])

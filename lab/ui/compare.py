@@ -85,7 +85,8 @@ def view(run: Run | None, language: str) -> list[Any]:
         f'<p class="count"><b>{escape(arm)}</b> {escape(rendering.kept_line(report, arm, language))}</p>'
         for arm in report["retention"]
     )
-    below = f"{rendering.html_table(models, language)}{_count(report, language)}{duels(report, language)}"
+    below = f"{rendering.html_table(models, language)}{_count(report, language)}{differences(report, language)}"
+    below += duels(report, language)
     assert run is not None  # a report was read from it
     return [
         _box(report["verdict"][language], flags, language) + kept,
@@ -108,6 +109,13 @@ def _count(report: dict[str, Any], language: str) -> str:
         reference=report["reference_stories"],
     )
     return f'<p class="count">{words}</p>'
+
+
+def differences(report: dict[str, Any], language: str) -> str:
+    """Every tested difference with its interval, folded."""
+    table = rendering.html_differences(report, language)
+    title = rendering.choose(rendering.DIFFERENCES, language)
+    return f"<details><summary>{title}</summary>{table}</details>" if table else ""
 
 
 def duels(report: dict[str, Any], language: str) -> str:

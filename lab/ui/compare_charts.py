@@ -5,15 +5,13 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from lab.report import BY_KEY, COLOURS, TYPES, bounds, choose, colours, label
+from lab.report import BITS, BY_KEY, COLOURS, SHARES, TYPES, bounds, choose, colours, label
 from lab.retention import TARGET, number
 from lab.ui.charts import blank
 from lab.ui.texts import say
 
 SYMBOLS = ("square", "circle", "triangle-up", "diamond", "triangle-down", "cross", "x")
 """Of the same places as report.COLOURS."""
-RATES = ("rule_pass_rate", "character_rate", "keyword_rate", "pass_at_4", "probes", "general_rate")
-BITS = ("bits_per_byte", "reference_bits_per_byte", "general_bits_per_byte")
 KEPT = ("rule_pass_rate", "judge", "bits_per_byte", "reference_bits_per_byte", "probes", "character_rate", "keyword_rate")  # fmt: skip
 GRID = "rgba(128,110,95,.35)"
 BELOW = 95
@@ -79,7 +77,7 @@ def _dots(
 
 def rates(models: list[dict[str, Any]], language: str) -> Any:
     """Every quality number that is a share, with its interval."""
-    keys = [k for k in RATES if any(number(m, k) is not None for m in models)]
+    keys = [k for k in SHARES if any(number(m, k) is not None for m in models)]
     figure = blank(_titled("quality_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(models)))
     _dots(figure, models, [[(number(m, k), bounds(m, k)) for k in keys] for m in models], language)
     _rows(figure, [BY_KEY[k].name(language) for k in keys])
@@ -185,7 +183,7 @@ def kept(report: dict[str, Any], language: str) -> Any:
 
 def radar(models: list[dict[str, Any]], language: str) -> Any:
     """The shares as a web: the shape shows what a model is good at. None with fewer than three axes."""
-    keys = [k for k in RATES if all(number(m, k) is not None for m in models)]
+    keys = [k for k in SHARES if all(number(m, k) is not None for m in models)]
     if len(keys) < 3:
         return None
     figure = blank(say("radar_chart", language), 420)
