@@ -17,7 +17,7 @@ from lab.domain import DATA
 from lab.run import Run, new_run
 
 FILE = DATA / "example.zip"
-PAIRS = 400
+PAIRS = 800
 
 
 def take(owner: str, title: str) -> Run:

@@ -98,7 +98,7 @@ def origins(spec: str, run_owner: str | None = None, card: Card | None = None) -
         return [o for name in {*run_teachers(run), base} for o in origins(name or "?", run_owner, card)]
     if spec.startswith("api:"):
         return [(spec, family(spec[4:]))]
-    name = spec if spec.startswith(("mini:", "scratch")) else spec.partition("@")[0]
+    name = spec.partition("@")[0]
     folder = Path(name)
     if name and folder.is_dir():
         if folder.resolve().parent == (DATA / "mini").resolve():

@@ -15,6 +15,7 @@ QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
     ("teacher", "student", "data", "verdict", "licence"),
     [
         ("mini:teacher", "mini:student", (), "ok", "apache-2.0"),
+        ("mini:teacher@9b8fadc7e264", "mini:student", (), "ok", "apache-2.0"),
         ("Qwen/Qwen2.5-1.5B-Instruct", QWEN, (), "ok", "apache-2.0"),
         ("Qwen/Qwen2.5-1.5B-Instruct@0123abc", QWEN, (), "ok", "apache-2.0"),
         ("Qwen/Qwen2.5-1.5B-Instruct", "scratch:30m", (), "ok", "apache-2.0"),

@@ -46,7 +46,14 @@ def prepared(folder):
     append_rows(run.verdicts_file, [Verdict(p.id, i % 6 > 0, judge=1 + i % 5).row() for i, p in enumerate(pairs)])
     write_json(run.stage_folder("generate") / "config.json", {"teacher": tiny_model(folder / "teacher", 1)})
     write_json(run.stage_folder("compare") / "config.json", {"prompts": 4, "max_new_tokens": 16, "judge": "none"})
-    settings = {"student": student, "epochs": 1.0, "batch_size": 4, "learning_rate": 1e-2, "evaluations": 2}
+    settings = {
+        "student": student,
+        "method": "lora",
+        "epochs": 1.0,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "evaluations": 2,
+    }
     write_json(run.stage_folder("train", "distilled") / "config.json", settings)
     return run
 
