@@ -40,6 +40,9 @@ def build() -> None:
         ):
             if lab(command):
                 sys.exit(1)
+        # The same weights stand in train/; publishing puts them there anew.
+        for weights in run.stage_folder("publish").rglob("*.safetensors"):
+            weights.unlink()
         shutil.move(archive.pack(run, Path(folder)), FILE)
     print(f"{FILE}: {FILE.stat().st_size / 1e6:.1f} MB")
 
