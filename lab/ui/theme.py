@@ -160,6 +160,8 @@ def theme() -> gr.themes.Base:
         block_label_text_color="#5c4e44",
         block_title_text_color="#5c4e44",
         block_info_text_color="#7a6a5c",
+        checkbox_border_color="#8f8072",
+        checkbox_border_color_hover="#7a6a5c",
         input_placeholder_color="#726259",
         input_placeholder_color_dark="#a8937c",
         block_title_background_fill="transparent",
