@@ -194,7 +194,7 @@ def test_the_page_streams_both_and_says_which_model_each_is(run, models, short):
     columns, notes, table, ballot = answered(run, table, columns)
     assert columns[0][-1]["role"] == "assistant"
     assert models[0] in notes[0] and models[1] in notes[1] and "tokens/s" in notes[0] and "first token" in notes[0]
-    assert not table.votable and ballot["visible"] is False
+    assert not table.votable and ballot["interactive"] is False
     assert [t["label"] for t in tab.titles(run, "en", table)[:2]] == [f"A · Teacher · {models[0]}", f"B · Student before · {models[1]}"]  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def test_blind_hides_every_trace_until_the_vote_and_keeps_it(run, models, short)
     columns, notes, table, ballot = answered(run, table, columns)
     page = json.dumps([columns, notes, tab.titles(run, "en", table)], ensure_ascii=False, default=str)
     assert models[0] not in page and models[1] not in page and "tokens/s" not in page and "Teacher" not in page
-    assert ballot["visible"] is True
+    assert ballot["interactive"] is True
     shown = tab.voted_as("a")(run.id, "en", table)
     assert table.specs[0] in shown[0] and "your choice" in shown[0] and "your choice" not in shown[1]
     (row,) = [json.loads(line) for line in run.votes_file.read_text("utf-8").splitlines()]

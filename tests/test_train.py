@@ -550,7 +550,7 @@ def test_an_estimate_before_the_start(run_: Run, student: str, monkeypatch: pyte
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(run_: Run, student: str) -> None:
     """accelerate launch with two CPU processes: the same losses, one set of files, one JSON object."""
-    knobs = ["--student", student, "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
+    knobs = ["--student", student, "--method", "lora", "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
     knobs += ["--lora-dropout", "0", "--evaluations", "2", "--json"]
     root = Path(__file__).resolve().parent.parent
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(root / "launch/cpu.yaml")]

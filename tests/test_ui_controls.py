@@ -76,13 +76,13 @@ def test_every_control_beside_the_forms_is_moved_by_a_test(page):
     assert sorted({c.elem_id for c in controls(page)} - in_forms - moved) == []
 
 
-def other(knob):
-    """A value that is allowed and is not the default."""
-    meta, value = knob.metadata, knob.default
+def other(knob, value):
+    """A value that is allowed and is neither ``value`` nor the default."""
+    meta = knob.metadata
     if isinstance(value, bool):
         return not value
     if meta["choices"]:
-        return next(c for c in meta["choices"] if c != value)
+        return next(c for c in meta["choices"] if c not in (value, knob.default))
     if isinstance(value, str):
         return "other"
     low, high = meta["low"], meta["high"]
@@ -108,7 +108,7 @@ def test_a_field_of_a_form_changes_the_command_line(page, stage, knob):
         return told if isinstance(told, str) else told[0]
 
     flag = "--" + knob.name.replace("_", "-")
-    told = line(**{named(stage, knob): other(knob)})
+    told = line(**{named(stage, knob): other(knob, preset[named(stage, knob)])})
     assert told != line() and (flag in told or f"--no-{flag[2:]}" in told)
 
 

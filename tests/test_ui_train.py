@@ -55,7 +55,7 @@ def test_an_empty_run_says_what_to_do(run: Run) -> None:
 
 
 def test_every_arm_has_a_row_and_the_best_on_unseen_stories_stands_out(run: Run) -> None:
-    arm(run, "top-30", [3.0, 2.0, 1.5, 1.0], [2.5, 2.25], keep_top=0.3)
+    arm(run, "top-30", [3.0, 2.0, 1.5, 1.0], [2.5, 2.25], keep_top=0.3, method="lora")
     arm(run, "human", [3.0, 2.0], [2.75], data="human", method="full")
     arms, _, table = train.ledger(run, "en")
     assert [choice for _, choice in arms["choices"]] == [train.NEWEST, "top-30", "human"] and arms["visible"]
