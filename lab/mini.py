@@ -23,7 +23,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -490,15 +490,19 @@ def _prompt_ids(row: dict, tokenizer: Qwen2Tokenizer) -> list[int]:
     return tokenizer(prompt).input_ids
 
 
-def _answer(row: dict, tokenizer: Qwen2Tokenizer, slot_weight: float) -> Encoded:
+def _answer(row: dict, tokenizer: Qwen2Tokenizer, slot_weight: float, wrong: Sequence[tuple[int, int]] = ()) -> Encoded:
+    """The story with its end token; what lies in the spans ``wrong`` (characters) weighs nothing."""
     text = row["output"] + "<|im_end|>"
     answer = tokenizer(text, return_offsets_mapping=True)
     slots = (domain.short_name(row["character"]), *row["keywords"])
     spans = [match.span() for slot in slots for match in re.finditer(re.escape(slot), text)]
-    weights = [
-        slot_weight if any(begin < b and end > a for a, b in spans) else 1.0 for begin, end in answer.offset_mapping
-    ]
-    return answer.input_ids, weights
+
+    def weight(begin: int, end: int) -> float:
+        if any(begin < b and end > a for a, b in wrong):
+            return 0.0
+        return slot_weight if any(begin < b and end > a for a, b in spans) else 1.0
+
+    return answer.input_ids, [weight(*offset) for offset in answer.offset_mapping]
 
 
 def _spliced(story: Encoded, other: Encoded, rng: random.Random) -> Encoded:
@@ -540,12 +544,9 @@ def _slipped(row: dict, tokenizer: Qwen2Tokenizer, slot_weight: float, rng: rand
     text += row["template"][end:]
     if not all(word in text for word in row["keywords"]):
         return _answer(row, tokenizer, slot_weight)
-    ids, weights = _answer(row | {"output": text}, tokenizer, slot_weight)
-    offsets = tokenizer(text + "<|im_end|>", return_offsets_mapping=True).offset_mapping
-    for i, (begin, stop) in enumerate(offsets[:-1]):
-        if any(begin < b and stop > a for a, b in wrong):
-            weights[i] = 0.0
-        elif weights[i] == 1.0 and rng.random() < WRONG_TOKENS:
+    ids, weights = _answer(row | {"output": text}, tokenizer, slot_weight, wrong)
+    for i, weight in enumerate(weights[:-1]):
+        if weight == 1.0 and rng.random() < WRONG_TOKENS:
             ids[i], weights[i] = rng.choice(ids), 0.0
     return ids, weights
 
@@ -559,9 +560,11 @@ def _encode(
     rng: random.Random,
 ) -> Encoded:
     """Ids and weights of one row; the request weighs nothing."""
-    before, answer = _prompt_ids(row, tokenizer), _answer(row, tokenizer, slot_weight)
+    before = _prompt_ids(row, tokenizer)
     if rng.random() < phase.slips and not row["spoilt"]:
         answer = _slipped(row, tokenizer, slot_weight, rng)
+    else:
+        answer = _answer(row, tokenizer, slot_weight)
     while rng.random() < phase.splices and len(answer[0]) < 400:
         other = row | {"output": domain.fill(rng.choice(templates)["text"], row["slots"])}
         spliced = _spliced(answer, _answer(other, tokenizer, slot_weight), rng)
