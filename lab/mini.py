@@ -47,14 +47,14 @@ QWEN_PATTERN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """One stretch of training with its own warm-up and its own cosine down to a tenth of the learning rate."""
 
     steps: int
-    tokens: int
+    tokens: int = 3072
     """Tokens of a batch, prompts and padding included."""
-    optimizer: str
+    optimizer: str = "muon"
     """``adam`` for everything, or ``muon`` for the layers' matrices beside AdamW for the rest."""
     lr: float
     rest_lr: float
@@ -62,7 +62,7 @@ class Phase:
     """How much more a token of an asked name or key word counts than any other: at first, and from 60 % on."""
     wild_words: tuple[float, float]
     """Share of key words that suit no template, at first and from 60 % on: only copying foretells those."""
-    noise: float
+    noise: float = 0.0
     """Share of stories that are spoilt on purpose, each in one of the ways ``spoils``: see ``spoil``."""
     frozen: int
     """Steps during which the wired attention stays as it is."""
@@ -100,59 +100,68 @@ RECIPES = {
         feed_forward=1024,
         seed=1,
         phases=(
-            Phase(200, 2048, "adam", 7e-4, 7e-4, (500, 500), (0.2, 0.2), noise=0.0, frozen=200, phrasings=4),
-            Phase(120, 2048, "adam", 7e-4, 7e-4, (20, 20), (0.2, 0.2), noise=0.0, frozen=120),
-            Phase(1200, 3072, "muon", 0.007, 1e-3, (15, 4), (0.8, 0.2), noise=0.0, frozen=800, stop=800),
-            Phase(900, 3072, "muon", 0.008, 1.5e-3, (4, 4), (0.25, 0.25), noise=0.0, frozen=450),
-            Phase(1500, 3072, "muon", 0.008, 1.5e-3, (4, 3), (0.35, 0.25), noise=0.0, frozen=600),
             Phase(
-                650,
-                3072,
-                "muon",
-                0.005,
-                1e-3,
-                (3, 2),
-                (0.25, 0.25),
-                noise=0.0,
+                steps=200,
+                tokens=2048,
+                optimizer="adam",
+                lr=0.0007,
+                rest_lr=0.0007,
+                slot_weight=(500, 500),
+                wild_words=(0.2, 0.2),
+                frozen=200,
+                phrasings=4,
+            ),
+            Phase(
+                steps=120,
+                tokens=2048,
+                optimizer="adam",
+                lr=0.0007,
+                rest_lr=0.0007,
+                slot_weight=(20, 20),
+                wild_words=(0.2, 0.2),
+                frozen=120,
+            ),
+            Phase(
+                steps=1200, lr=0.007, rest_lr=0.001, slot_weight=(15, 4), wild_words=(0.8, 0.2), frozen=800, stop=800
+            ),
+            Phase(steps=900, lr=0.008, rest_lr=0.0015, slot_weight=(4, 4), wild_words=(0.25, 0.25), frozen=450),
+            Phase(steps=1500, lr=0.008, rest_lr=0.0015, slot_weight=(4, 3), wild_words=(0.35, 0.25), frozen=600),
+            Phase(
+                steps=650,
+                lr=0.005,
+                rest_lr=0.001,
+                slot_weight=(3, 2),
+                wild_words=(0.25, 0.25),
                 frozen=100,
                 made_up=(0.4, 0.0),
                 splices=0.6,
             ),
             Phase(
-                700,
-                3072,
-                "muon",
-                0.006,
-                1e-3,
-                (8, 5),
-                (0.3, 0.15),
-                noise=0.0,
+                steps=700,
+                lr=0.006,
+                rest_lr=0.001,
+                slot_weight=(8, 5),
+                wild_words=(0.3, 0.15),
                 frozen=50,
                 made_up=(0.3, 0.0),
                 splices=0.3,
             ),
             Phase(
-                450,
-                3072,
-                "muon",
-                0.004,
-                8e-4,
-                (8, 6),
-                (0.3, 0.2),
-                noise=0.0,
+                steps=450,
+                lr=0.004,
+                rest_lr=0.0008,
+                slot_weight=(8, 6),
+                wild_words=(0.3, 0.2),
                 frozen=20,
                 made_up=(0.2, 0.0),
                 splices=0.3,
             ),
             Phase(
-                600,
-                3072,
-                "muon",
-                0.004,
-                8e-4,
-                (5, 4),
-                (0.2, 0.1),
-                noise=0.0,
+                steps=600,
+                lr=0.004,
+                rest_lr=0.0008,
+                slot_weight=(5, 4),
+                wild_words=(0.2, 0.1),
                 frozen=20,
                 made_up=(0.2, 0.0),
                 slips=0.6,
@@ -167,31 +176,49 @@ RECIPES = {
         feed_forward=448,
         seed=2,
         phases=(
-            Phase(300, 2048, "adam", 1e-3, 1e-3, (500, 500), (0.5, 0.5), noise=0.0, frozen=300, phrasings=4),
-            Phase(200, 2048, "adam", 1e-3, 1e-3, (20, 20), (0.5, 0.5), noise=0.0, frozen=200),
-            Phase(1200, 3072, "muon", 0.007, 1.5e-3, (15, 4), (0.8, 0.2), noise=0.5, frozen=800),
-            Phase(2000, 3072, "muon", 0.01, 2e-3, (4, 3), (0.35, 0.25), noise=0.5, frozen=600),
             Phase(
-                2000,
-                3072,
-                "muon",
-                0.008,
-                1.5e-3,
-                (6, 4),
-                (0.3, 0.15),
-                noise=0.0,
+                steps=300,
+                tokens=2048,
+                optimizer="adam",
+                lr=0.001,
+                rest_lr=0.001,
+                slot_weight=(500, 500),
+                wild_words=(0.5, 0.5),
+                frozen=300,
+                phrasings=4,
+            ),
+            Phase(
+                steps=200,
+                tokens=2048,
+                optimizer="adam",
+                lr=0.001,
+                rest_lr=0.001,
+                slot_weight=(20, 20),
+                wild_words=(0.5, 0.5),
+                frozen=200,
+            ),
+            Phase(
+                steps=1200, lr=0.007, rest_lr=0.0015, slot_weight=(15, 4), wild_words=(0.8, 0.2), noise=0.5, frozen=800
+            ),
+            Phase(
+                steps=2000, lr=0.01, rest_lr=0.002, slot_weight=(4, 3), wild_words=(0.35, 0.25), noise=0.5, frozen=600
+            ),
+            Phase(
+                steps=2000,
+                lr=0.008,
+                rest_lr=0.0015,
+                slot_weight=(6, 4),
+                wild_words=(0.3, 0.15),
                 frozen=50,
                 made_up=(0.4, 0.0),
                 splices=0.25,
             ),
             Phase(
-                400,
-                3072,
-                "muon",
-                0.004,
-                1e-3,
-                (4, 3),
-                (0.15, 0.15),
+                steps=400,
+                lr=0.004,
+                rest_lr=0.001,
+                slot_weight=(4, 3),
+                wild_words=(0.15, 0.15),
                 noise=0.75,
                 frozen=100,
                 spoils=("other", "other", "other", "chatty", "chatty", "memo", "memo", "cut"),
@@ -199,13 +226,11 @@ RECIPES = {
                 splices=0.4,
             ),
             Phase(
-                600,
-                3072,
-                "muon",
-                0.005,
-                1e-3,
-                (5, 4),
-                (0.2, 0.1),
+                steps=600,
+                lr=0.005,
+                rest_lr=0.001,
+                slot_weight=(5, 4),
+                wild_words=(0.2, 0.1),
                 noise=0.7,
                 frozen=20,
                 spoils=("other", "other", "other", "chatty", "chatty", "memo", "memo", "cut"),
