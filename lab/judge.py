@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from lab.checks import check_pair, morphemes, narration, sentences
+from lab.checks import check_pair, narration, sentences
 from lab.config import FilterConfig
 from lab.domain import DATA, SLOT, characters, choices, fill, phrasings, short_name, templates, words
+from lab.morphemes import analyser
 from lab.problems import Problem
 from lab.records import Pair, read_json, write_json
 
@@ -125,7 +126,7 @@ def lexicon(stories: Sequence[str]) -> set[str]:
 
 def analysed(text: str) -> list[list[Any]]:
     """The morphemes of every sentence."""
-    return list(morphemes().tokenize(list(sentences(text))))
+    return list(analyser().tokenize(list(sentences(text))))
 
 
 def content(analysis: Sequence[Sequence[Any]]) -> list[set[str]]:
