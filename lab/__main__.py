@@ -212,7 +212,7 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
         from lab.stages.compare import table
 
         return facts, table(facts)
-    return facts, "\n".join(f"{k}: {v}" for k, v in facts.items() if k != "by_phrasing")
+    return facts, "\n".join(f"{k}: {v}" for k, v in facts.items() if k not in ("by_phrasing", "coverage"))
 
 
 def _look_ahead(run: Run, args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], str]:

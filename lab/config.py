@@ -90,12 +90,12 @@ class GenerateConfig:
     )
     lists: str = knob(
         "",
-        "Own places, morals, tones, openings",
-        "직접 정한 장소, 교훈, 분위기, 첫머리",
+        "Own places, morals, tones, openings, ages, lengths",
+        "직접 정한 장소, 교훈, 분위기, 첫머리, 나이, 길이",
         lines=3,
         more=True,
-        help_en="One value a line, like `place: by the sea`; an attribute that is not named keeps the built-in list.",
-        help_ko="한 줄에 하나씩 `장소: 바닷가`처럼 적습니다. 적지 않은 것은 기본 목록을 씁니다.",
+        help_en="One value a line, like `place: by the sea` or `age: 6세`; what is not named keeps the built-in list.",
+        help_ko="한 줄에 하나씩 `장소: 바닷가`, `나이: 여섯 살`처럼 적습니다. 적지 않은 것은 기본 목록을 씁니다.",
     )
     top_p: float = knob(1.0, "Top-p", "Top-p", low=0.1, high=1.0, step=0.01, more=True)
     max_new_tokens: int = knob(

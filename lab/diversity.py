@@ -1,4 +1,5 @@
-"""How different the stories of a run are: distinct-n, self-BLEU, near-duplicates, and the same by phrasing.
+"""How different a run is: how evenly it covers the grid, and how different its stories are: distinct-n, self-BLEU,
+near-duplicates, and some of it by phrasing.
 
 Memory stays near the size of the texts: n-grams are counted as numbers, not as tuples.
 """
@@ -6,13 +7,43 @@ Memory stays near the size of the texts: n-grams are counted as numbers, not as 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from lab import domain
+from lab.records import Prompt
+
 SELF_BLEU = 50
 """Stories of the self-BLEU sample: the mean of 50 scores against 49 references is good to about 2 points."""
+
+
+class Coverage:
+    """How evenly the prompts that were answered are spread over the grid; counts on as answers arrive."""
+
+    def __init__(self, grid: domain.Grid, prompts: Iterable[Prompt] = ()) -> None:
+        self._asked = {name: Counter(dict.fromkeys(values, 0)) for name, values in grid.decks().items()}
+        for prompt in prompts:
+            self.count(prompt)
+
+    def count(self, prompt: Prompt) -> None:
+        """One more answer to ``prompt``."""
+        for name, value in domain.attributes(prompt):
+            self._asked[name][value] += 1
+
+    def told(self) -> dict[str, dict[str, int]]:
+        """For each attribute: values ``used`` ``of`` all there are, and how often the rarest and the commonest was asked for."""
+        return {
+            name: {
+                "used": sum(n > 0 for n in asked.values()),
+                "of": len(asked),
+                "least": min(asked.values()),
+                "most": max(asked.values()),
+            }
+            for name, asked in self._asked.items()
+        }
 
 
 def distinct(texts: Sequence[str]) -> dict[str, float]:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from lab.problems import Problem
 from lab.records import Probe, Prompt
@@ -20,10 +22,23 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 
 # {A} main character, {a} its short name, {B} {b} a friend, {k1} {k2} key words; after a bar stands
 # the particle pair, the form after a consonant first: {a|은/는}.
-SLOT = re.compile(r"\{(A|a|B|b|k1|k2|place|moral|tone|opening)(?:\|([^/{}]*)/([^{}]*))?\}")
+SLOT = re.compile(r"\{(A|a|B|b|k1|k2|place|moral|tone|opening|age|length)(?:\|([^/{}]*)/([^{}]*))?\}")
 
-ATTRIBUTES = {"장소": "place", "교훈": "moral", "분위기": "tone", "첫머리": "opening"}
+ATTRIBUTES = {
+    "장소": "place",
+    "교훈": "moral",
+    "분위기": "tone",
+    "첫머리": "opening",
+    "나이": "age",
+    "길이": "length",
+}
 """What a prompt may say besides its character and words, in Korean and as the slots are called."""
+
+IN_WORDS = ("age", "length")
+"""Attributes that a phrasing states in words of its own ("네 살이 된 딸아이") until somebody brings other values."""
+
+MISSES = 1000
+"""Prompts dealt in a row that were there already, after which a grid counts as used up."""
 
 HELD_OUT_SHARE = 0.1
 """Share of the character-and-key-words groups that form the test split."""
@@ -77,7 +92,11 @@ def templates() -> tuple[dict, ...]:
 
 @cache
 def phrasings() -> tuple[dict, ...]:
-    """The instruction phrasings: id, text with slots, the slots it uses, register."""
+    """The instruction phrasings: id, text with slots, the slots it uses, register.
+
+    ``says`` names the age and length that the text states: their value in the grid, the words in the text that say so,
+    and the slot that takes the place of these words when somebody brings ages or lengths of their own.
+    """
     return tuple(read_jsonl(DATA / "instructions.jsonl"))
 
 
@@ -129,6 +148,7 @@ class Grid:
     pairs: tuple[tuple[str, str], ...] = field(default_factory=keyword_pairs)
     phrasings: tuple[dict, ...] = field(default_factory=phrasings)
     choices: dict[str, tuple[str, ...]] = field(default_factory=choices)
+    """Ages and lengths stand here only when they are somebody's own; else each phrasing states its own."""
 
     @staticmethod
     def of(characters_text: str = "", words_text: str = "", lists_text: str = "") -> Grid:
@@ -144,9 +164,19 @@ class Grid:
         pairs += [(a, b) for i, a in enumerate(single) for b in single[i + 1 :]]
         return Grid(own or grid.characters, tuple(pairs) or grid.pairs, choices=grid.choices | _own_lists(lists_text))
 
-    def size(self) -> int:
-        """How many different prompts the grid holds, not counting place, moral, tone, opening."""
-        return len(self.characters) * len(self.pairs) * len(self.phrasings)
+    def decks(self) -> dict[str, tuple[str, ...]]:
+        """Every attribute with all its values, as ``attributes`` of a prompt names them."""
+        stated = {
+            name: tuple(dict.fromkeys(p["says"][name]["value"] for p in self.phrasings if name in p.get("says", {})))
+            for name in IN_WORDS
+        }
+        return {
+            "character": self.characters,
+            "keyword": tuple(dict.fromkeys(word for pair in self.pairs for word in pair)),
+            "pair": tuple(dict.fromkeys(map(", ".join, self.pairs))),
+            **{name: (stated | self.choices)[name] for name in ATTRIBUTES.values()},
+            "phrasing": tuple(p["id"] for p in self.phrasings),
+        }
 
 
 def _own_lists(text: str) -> dict[str, tuple[str, ...]]:
@@ -163,17 +193,27 @@ def _own_lists(text: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(values) for name, values in found.items()}
 
 
+def attributes(prompt: Prompt) -> Iterator[tuple[str, str]]:
+    """(attribute, value) of everything that the grid put into a prompt."""
+    yield "character", prompt.character
+    for word in prompt.keywords:
+        yield "keyword", word
+    yield "pair", ", ".join(prompt.keywords)
+    yield "phrasing", prompt.phrasing
+    yield from prompt.says
+
+
 def prompts(count: int, seed: int, grid: Grid | None = None) -> list[Prompt]:
     """``count`` different prompts; a longer list begins with the shorter one of the same seed.
 
     Each attribute walks through its own shuffled deck, so coverage stays balanced: after n prompts
-    no character has been asked for more than once oftener than another.
+    no character has been asked for more than once oftener than another. Fewer than ``count`` when the grid gives no more.
     """
     grid = grid or Grid()
     rng = random.Random(f"prompts-{seed}")
     decks: dict[str, list] = {}
 
-    def deal(name: str, values: tuple) -> object:
+    def deal(name: str, values: tuple[Any, ...]) -> Any:
         deck = decks.setdefault(name, [])
         if not deck:
             deck.extend(rng.sample(values, len(values)))
@@ -181,17 +221,24 @@ def prompts(count: int, seed: int, grid: Grid | None = None) -> list[Prompt]:
 
     made: dict[tuple, Prompt] = {}
     misses = 0
-    while len(made) < count and misses < 1000:
+    while len(made) < count and misses < MISSES:
         character = deal("character", grid.characters)
         pair = deal("pair", grid.pairs)
         phrasing = deal("phrasing", grid.phrasings)
-        slots = {"A": character, "k1": pair[0], "k2": pair[1]}
-        for name in ("place", "moral", "tone", "opening"):
+        text, said = phrasing["text"], dict[str, str]()
+        for name in ATTRIBUTES.values():
             if name in phrasing["uses"]:
-                slots[name] = deal(name, grid.choices[name])
-        text = fill(phrasing["text"], slots)
+                said[name] = deal(name, grid.choices[name])
+            elif stated := phrasing.get("says", {}).get(name):
+                if name in grid.choices:
+                    said[name] = deal(name, grid.choices[name])
+                    text = text.replace(stated["words"], stated["own"])
+                else:
+                    said[name] = stated["value"]
+        text = fill(text, {"A": character, "k1": pair[0], "k2": pair[1]} | said)
         if text in made:
             misses += 1
             continue
-        made[text] = Prompt(text, character, pair, phrasing["id"], split_of(character, pair))
+        misses = 0
+        made[text] = Prompt(text, character, pair, phrasing["id"], split_of(character, pair), tuple(said.items()))
     return list(made.values())

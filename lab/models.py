@@ -231,7 +231,8 @@ class LocalModel:
                         )
                     continue
                 order = order[len(batch) :]
-                yield from zip(batch, answers, strict=True)
+                # In the order asked: stories of one phrasing, alike in length, would follow one another.
+                yield from sorted(zip(batch, answers, strict=True), key=lambda x: x[0])
 
     def _halved(self, size: int, error: RuntimeError) -> int:
         """Half of a batch that did not fit. Raises ``error`` when it is something else, Problem when one row is too much."""

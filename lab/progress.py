@@ -48,7 +48,8 @@ class Progress:
             self.write()
         if self.say and (time.time() - self._said > 2 or done >= self.job["total"]):
             self._said = time.time()
-            extra = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
+            plain = {k: v for k, v in facts.items() if not isinstance(v, dict)}
+            extra = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in plain.items())
             eta = f", {left:.0f} s left" if left else ""
             print(f"{self.job['stage']}: {done}/{self.job['total']}{eta} {extra}", file=sys.stderr, flush=True)
         if stop and self.stopping:

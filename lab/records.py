@@ -15,13 +15,17 @@ from lab.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the teacher is asked: the instruction, its character and key words, its phrasing, its split."""
+    """What the teacher is asked: the instruction, its character and key words, its phrasing, its split.
+
+    ``says``: (attribute, value) of what else it asks for, such as a place or an age.
+    """
 
     instruction: str
     character: str
     keywords: tuple[str, ...]
     phrasing: str
     split: str
+    says: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import domain
+from lab import diversity, domain, jobs
 from lab.config import GenerateConfig
 from lab.models import LocalModel, Sampling, open_model
 from lab.problems import Problem, Stopped
@@ -295,7 +297,47 @@ def test_done_json_tells_coverage_and_diversity_by_phrasing() -> None:
     assert facts["characters"] == 120 and facts["character_most"] == 1 and facts["pairs"] == 120
     assert sum(g["pairs"] for g in facts["by_phrasing"].values()) == 120 and len(facts["by_phrasing"]) == 60
     assert {"distinct_1", "distinct_2", "distinct_3", "near_duplicates", "self_bleu"} <= facts.keys()
+    assert facts["coverage"]["phrasing"] == {"used": 60, "of": 60, "least": 2, "most": 2}
+    assert facts["coverage"]["character"] == {"used": 120, "of": 160, "least": 0, "most": 1}
     assert facts.items() <= (run.done("generate") or {}).items()
+
+
+def test_every_attribute_of_the_grid_is_covered_evenly() -> None:
+    made = domain.prompts(1200, 0)
+    covered = diversity.Coverage(domain.Grid(), made).told()
+    assert list(covered) == ["character", "keyword", "pair", *domain.ATTRIBUTES.values(), "phrasing"]
+    for name in ("character", "phrasing", "place", "moral", "tone", "opening"):
+        assert covered[name]["used"] == covered[name]["of"] and covered[name]["most"] - covered[name]["least"] <= 1
+    # Ages and lengths come with their phrasings, so they are as even as these.
+    assert covered["age"] == {"used": 4, "of": 4, "least": 60, "most": 100}
+    assert covered["length"] == {"used": 5, "of": 5, "least": 20, "most": 80}
+
+
+def test_coverage_counts_what_stands_in_the_instructions() -> None:
+    made = domain.prompts(300, 3)
+    for name in ("place", "moral", "tone", "opening"):
+        values = domain.choices()[name]
+        # A value that is part of another one would count twice by hand.
+        alone = [v for v in values if not any(v in other for other in values if other != v)]
+        assert len(alone) > len(values) / 2
+        for value in alone:
+            assert sum((name, value) in p.says for p in made) == sum(
+                value in p.instruction for p in made if name in dict(p.says)
+            )
+    words = Counter(word for p in made for word in p.keywords)
+    covered = diversity.Coverage(domain.Grid(), made).told()
+    assert covered["keyword"]["used"] == len(words) and covered["keyword"]["most"] == max(words.values())
+
+
+def test_coverage_and_phrasings_are_told_while_the_job_goes_on_and_count_on_after_a_restart() -> None:
+    run = new_run()
+    with serving() as served:
+        _generate(run, endpoint(served, pairs=70, batch_size=4))
+        live = jobs.look(run).facts
+        assert live["coverage"]["character"]["used"] == 70
+        assert 64 <= sum(g["pairs"] for g in live["by_phrasing"].values()) <= 70
+        facts = _generate(run, endpoint(served, pairs=120))
+    assert facts["coverage"] == diversity.Coverage(domain.Grid(), domain.prompts(120, 0)).told()
 
 
 def test_pairs_leave_as_jsonl_and_parquet_with_the_same_rows(tmp_path: Path) -> None:
@@ -317,6 +359,57 @@ def test_own_lists_take_the_place_of_the_built_in_ones() -> None:
     assert grid.choices["tone"] == domain.choices()["tone"]
     texts = [p.instruction for p in domain.prompts(60, 0, grid)]
     assert sum("바닷가" in t or "산꼭대기" in t for t in texts) >= 5 and all("용용이" in t for t in texts)
-    for line in ("맛: 달콤함", "바닷가", "장소:"):
+    for line in ("맛: 달콤함", "바닷가", "장소:", "나이"):
         with pytest.raises(Problem, match="Own lists"):
             domain.Grid.of(lists_text=line)
+
+
+def test_ages_and_lengths_of_ones_own_take_the_place_of_the_words_of_every_phrasing_that_says_one() -> None:
+    grid = domain.Grid.of("토토", lists_text="나이: 여섯 살\nage: 만 7세\n길이: 500자 이내\nlength: 다섯 문장")
+    made = {p.phrasing: p for p in domain.prompts(60, 0, grid)}
+    for phrasing in domain.phrasings():
+        said, text = dict(made[phrasing["id"]].says), made[phrasing["id"]].instruction
+        for name, values in (("age", ("여섯 살", "만 7세")), ("length", ("500자 이내", "다섯 문장"))):
+            assert (name in said) is (name in phrasing.get("says", {}))
+            if name in said:
+                assert said[name] in values and said[name] in text
+        assert not re.search(r"세 살|네 살|다섯 살|[345]세|[234]00자|2분", text)
+    assert {v for p in made.values() for n, v in p.says if n == "age"} == {"여섯 살", "만 7세"}
+    covered = diversity.Coverage(grid, made.values()).told()
+    assert covered["age"] == {"used": 2, "of": 2, "least": 8, "most": 8}
+
+
+def test_the_built_in_ages_and_lengths_are_those_that_the_phrasings_say() -> None:
+    """The embedded teacher has read these texts and no others."""
+    for phrasing in domain.phrasings():
+        for stated in phrasing.get("says", {}).values():
+            assert phrasing["text"].count(stated["words"]) == 1 and domain.SLOT.search(stated["own"])
+        stating = {"age": r"[세네] ?살|다섯 ?살|[345]세", "length": r"\d00자|2분"}
+        for name, pattern in stating.items():
+            assert bool(re.search(pattern, phrasing["text"])) is (name in phrasing.get("says", {}))
+    slots = {name: "가" for name in ("A", "k1", "k2", "place", "moral", "tone", "opening")}
+    as_read = {p["id"]: domain.fill(p["text"], slots) for p in domain.phrasings()}
+    plain = domain.Grid(("가",), (("가", "가"),), choices={n: ("가",) for n in ("place", "moral", "tone", "opening")})
+    assert {p.phrasing: p.instruction for p in domain.prompts(60, 0, plain)} == as_read
+
+
+def test_a_seed_gives_the_prompts_it_always_gave() -> None:
+    """Runs that stand half written go on only while this holds; who changes the grid makes old rows foreign."""
+    digest = hashlib.sha256("\n".join(p.instruction for p in domain.prompts(3000, 0)).encode()).hexdigest()
+    assert digest[:16] == "01a180181067b852"
+
+
+def test_a_small_grid_gives_all_that_it_holds() -> None:
+    """Prompts dealt twice are passed over; only a long row of them means that nothing new is left."""
+    grid = domain.Grid.of("용용이", "\n".join("가나다라마바사아자차"), "")
+    plain = replace(grid, phrasings=tuple(p for p in grid.phrasings if p["uses"] == ["A", "k1", "k2"]))
+    everything = len(plain.pairs) * len(plain.phrasings)
+    assert everything == 45 * len(plain.phrasings) > 1000
+    assert len(domain.prompts(everything, 0, plain)) >= 0.99 * everything
+
+
+def test_stories_of_a_batch_arrive_in_the_order_asked(teacher: LocalModel) -> None:
+    asked = [p.instruction for p in domain.prompts(8, 0)]
+    assert sorted(asked, key=len) != asked != sorted(asked, key=len, reverse=True)
+    arrived = [i for i, _ in teacher.write(asked, Sampling(0.8, 1.0, 4), range(8), batch_size=8)]
+    assert arrived == list(range(8))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
+
+import pytest
 
 from lab.preview import Finding
 from lab.records import Pair, Verdict, append_rows, write_json
@@ -11,6 +15,7 @@ from lab.ui import generate
 from lab.ui.texts import say
 
 PAIR = Pair("1", "토끼 토토 동화", "토토는 당근을 먹었어요.", "토끼 토토", ("당근", "비"), "mini:teacher@abc", tokens=9)
+DISTINCT = {"distinct_1": 0.09, "distinct_2": 0.5, "distinct_3": 0.81}
 STORY = {"pair": PAIR.row(), "verdict": Verdict("1", False, ("too_short",), {"found": {}}).row()}
 ESTIMATE = {
     "batch": 64,
@@ -55,24 +60,55 @@ def test_the_teacher_check_shows_its_verdict_its_reasons_and_its_worst_story() -
 
 
 def test_numbers_are_live_while_the_job_is_going_and_then_from_its_end() -> None:
-    import os
-
     from lab import jobs
 
     run = new_run()
-    assert generate.live(run, "en") == [""]
+    assert generate.live(run, "en")[0] == ""
     job = {"command": "generate", "stage": "generate", "state": "running", "pid": os.getpid(), "argv": []}
-    write_json(run.job_file, job | {"facts": {"tokens_per_second": 1234.4, "distinct_2": 0.5, "dollars": 1.25}})
+    write_json(run.job_file, job | {"facts": {"tokens_per_second": 1234.4, **DISTINCT, "dollars": 1.25}})
     assert jobs.look(run).state == "running"
     assert "1,234" in generate.live(run, "en")[0]  # before the first row
     append_rows(run.pairs_file, [PAIR.row()])
     shown = generate.numbers(run, "en")
-    assert "1,234" in shown and "50%" in shown and "$1.25" in shown
+    assert "1,234" in shown and "9 · 50 · 81 %" in shown and "$1.25" in shown
     write_json(run.job_file, job | {"state": "done"})
     run.begin("generate", run.config("generate"))
     run.finish("generate", {"pairs": 1, "self_bleu": 31.4, "near_duplicates": 0.02})
     shown = generate.numbers(run, "en")
     assert "1,234" not in shown and "31" in shown and "2.0%" in shown
+
+
+COVERAGE = {
+    "character": {"used": 150, "of": 160, "least": 0, "most": 2},
+    "age": {"used": 4, "of": 4, "least": 9, "most": 9},
+}
+PHRASINGS = {
+    "i02": {"pairs": 12, "characters": 301.4, "cut_off": 0.25, "distinct_2": 0.7},
+    "i58": {"pairs": 13, "characters": 198.6, "cut_off": 0.0, "distinct_2": 0.4},
+}
+
+
+@pytest.mark.parametrize("going", [True, False])
+def test_coverage_and_phrasings_are_shown_while_the_job_goes_on_and_from_its_end(going: bool) -> None:
+    run = new_run()
+    append_rows(run.pairs_file, [PAIR.row()])
+    found = {"coverage": COVERAGE, "by_phrasing": PHRASINGS}
+    if going:
+        job = {"command": "generate", "stage": "generate", "state": "running", "pid": os.getpid(), "argv": []}
+        write_json(run.job_file, job | {"facts": found})
+    else:
+        run.begin("generate", run.config("generate"))
+        run.finish("generate", found)
+    numbers, table = generate.live(run, "en")
+    assert "150 / 160" in numbers and "Characters · 0-2 times each" in numbers
+    assert "4 / 4" in numbers and "Ages · 9 times each" in numbers
+    assert "나이 · 각 9번" in generate.live(run, "ko")[0]
+    rows = re.findall(r"<tr>(<td.*?)</tr>", table)
+    assert [re.findall(r"<td>(.*?)</td>", row)[1:] for row in rows] == [
+        ["13", "199", "0%", "40%"],
+        ["12", "301", "25%", "70%"],
+    ]
+    assert "주인공: 주인공 / 낱말: 낱말 하나, 낱말 둘 / 200~400자" in rows[1]
 
 
 def test_charts_count_characters_and_lengths() -> None:

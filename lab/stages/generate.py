@@ -66,6 +66,7 @@ def open_teacher(config: GenerateConfig) -> Any:
 class Plan:
     """What a run has to write: its prompts with their row ids, which are there already, and rows of other settings."""
 
+    grid: domain.Grid
     prompts: list[Prompt]
     ids: list[str]
     there: set[str]
@@ -80,17 +81,22 @@ class Plan:
         known = domain.prompts(len(found) + config.pairs, config.seed, grid)
         if len(known) < config.pairs:
             raise Problem(
-                f"The grid holds only {len(known)} different prompts, {config.pairs} are asked for. Add characters or words.",
+                f"The grid gives only {len(known)} different prompts, {config.pairs} are asked for. Add characters or words.",
                 f"서로 다른 지시문을 {len(known)}개까지만 만들 수 있는데 {config.pairs}개가 필요합니다. 주인공이나 낱말을 더해 주세요.",
             )
         ids = [row_id(p, config, revision) for p in known]
         foreign = found - set(ids)
-        return Plan(known[: config.pairs], ids[: config.pairs], found - foreign, foreign)
+        return Plan(grid, known[: config.pairs], ids[: config.pairs], found - foreign, foreign)
 
     @property
     def todo(self) -> list[int]:
         """Places of the prompts that have no row yet."""
         return [i for i, id_ in enumerate(self.ids) if id_ not in self.there]
+
+    @property
+    def answered(self) -> list[Prompt]:
+        """The prompts that have a row."""
+        return [p for id_, p in zip(self.ids, self.prompts, strict=True) if id_ in self.there]
 
 
 def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
         run_.begin("generate", replace(config, set_aside=False))
         todo = plan.todo
         progress.begin("generate", len(plan.ids), len(plan.ids) - len(todo))
-        writing = _Writing(run_, config, progress, model, len(plan.ids) - len(todo))
+        writing = _Writing(run_, config, progress, model, plan)
         sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
         asked = [plan.prompts[i].instruction for i in todo]
         size = config.batch_size
@@ -123,7 +129,8 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
         try:
             for index, answer in answers:
                 i = todo[index]
-                writing.take(pair_of(plan.ids[i], plan.prompts[i], config, model.revision, answer))
+                prompt = plan.prompts[i]
+                writing.take(prompt, pair_of(plan.ids[i], prompt, config, model.revision, answer))
         except _Spent as spent:
             budget = str(spent)
             progress.note(
@@ -136,8 +143,9 @@ def run(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, Any]
         writing.show()
     finally:
         model.close()
-    phrasings = dict(zip(plan.ids, (p.phrasing for p in plan.prompts), strict=True))
-    facts = facts_of(run_, phrasings) | writing.bill() | ({"budget": budget} if budget else {})
+    facts = facts_of(run_, plan) | {"coverage": writing.coverage.told()} | writing.bill()
+    if budget:
+        facts["budget"] = budget
     if failed := len(getattr(model, "failed", ())):
         facts["failed"] = failed
     run_.finish("generate", facts)
@@ -152,26 +160,29 @@ def best_batch(step_seconds: dict[int, float]) -> int:
 class _Writing:
     """Rows on their way to the file: counts, speed, the bill, budgets, and a look at how the stories are getting on."""
 
-    def __init__(self, run_: Run, config: GenerateConfig, progress: Progress, model: Any, done: int) -> None:
+    def __init__(self, run_: Run, config: GenerateConfig, progress: Progress, model: Any, plan: Plan) -> None:
         self.run = run_
         self.config = config
         self.progress = progress
         self.model = model
-        self.done = done
+        self.plan = plan
+        self.done = len(plan.ids) - len(plan.todo)
         self.started = time.monotonic()
         self.tokens = 0
         self.early: list[Pair] | None = []
-        self.live: dict[str, Any] = {}
-        self.measured_at = max(32, done)
+        self.coverage = diversity.Coverage(plan.grid, plan.answered)
+        self.live: dict[str, Any] = {"coverage": self.coverage.told()}
+        self.measured_at = max(32, self.done)
         self.saved = 0.0
         self.metered = hasattr(model, "prompt_tokens")
         if self.metered:
             add_usage_before(run_, model)
 
-    def take(self, pair: Pair) -> None:
+    def take(self, prompt: Prompt, pair: Pair) -> None:
         """Write the row."""
         append_rows(self.run.pairs_file, [pair.row()])
         self.done += 1
+        self.coverage.count(prompt)
         if self.early is not None:
             self.early.append(pair)
 
@@ -186,10 +197,11 @@ class _Writing:
         if self.early is not None and len(self.early) >= LOOKED_AT:
             self._look_early(self.early[:LOOKED_AT])
             self.early = None
+        self.live["coverage"] = self.coverage.told()
         if self.done >= self.measured_at * 2:
             # Each measurement at twice the rows of the last: all together cost no more than two of the whole.
             self.measured_at = self.done
-            self.live = diversity.of([p.output for p in self.run.pairs()])
+            self.live |= spread_of(self.run, self.plan)
         if self.config.max_minutes and time.monotonic() - self.started > self.config.max_minutes * 60:
             raise _Spent("minutes")
         if self.config.max_dollars and self.bill().get("dollars", 0.0) >= self.config.max_dollars:
@@ -272,16 +284,20 @@ def pair_of(id_: str, prompt: Prompt, config: GenerateConfig, revision: str, ans
     )
 
 
-def facts_of(run_: Run, phrasings: dict[str, str] | None = None) -> dict[str, Any]:
-    """Counts, coverage and diversity of the pairs; with ``phrasings`` (row id -> phrasing) also by phrasing."""
-    shelf = shelf_of(run_.pairs_file).look()
+def facts_of(run_: Run, plan: Plan | None = None) -> dict[str, Any]:
+    """Counts and diversity of the pairs; of pairs that a teacher wrote also by phrasing."""
+    return {"run": run_.id} | counts_of(shelf_of(run_.pairs_file).look()) | spread_of(run_, plan)
+
+
+def spread_of(run_: Run, plan: Plan | None = None) -> dict[str, Any]:
+    """How different the stories are; with the plan that they are of also by phrasing."""
     pairs = [(p.id, p.output, p.finish == "length") for p in run_.pairs()]
     texts = [text for _, text, _ in pairs]
-    facts: dict[str, Any] = {"run": run_.id} | counts_of(shelf) | diversity.of(texts)
-    if phrasings:
-        groups = [phrasings.get(id_, "") for id_, _, _ in pairs]
-        facts["by_phrasing"] = diversity.by_group(texts, groups, [cut for _, _, cut in pairs])
-    return facts
+    if plan is None:
+        return diversity.of(texts)
+    phrasings = dict(zip(plan.ids, (p.phrasing for p in plan.prompts), strict=True))
+    groups = [phrasings.get(id_, "") for id_, _, _ in pairs]
+    return diversity.of(texts) | {"by_phrasing": diversity.by_group(texts, groups, [cut for _, _, cut in pairs])}
 
 
 def counts_of(shelf: Shelf) -> dict[str, Any]:

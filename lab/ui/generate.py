@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from lab import jobs
+from lab import domain, jobs
 from lab.config import preset_config
 from lab.problems import Problem
 from lab.records import Pair, Verdict, read_json
@@ -44,20 +44,24 @@ def build(page: Page) -> None:
         )
         number = page.label(gr.Number(1, precision=0, min_width=90, scale=0, elem_id="story-page"), label="page")
     shelf = gr.HTML()
+    with page.label(gr.Accordion("", open=False, elem_id="phrasings"), label="phrasings_section"):
+        page.about("about_phrasings")
+        phrasings = gr.HTML()
     with page.label(gr.Accordion("", open=False, elem_id="own"), label="own_section"):
         _build_own(page)
     page.show(look, [drawer, ahead, teacher], lambda run: [run.preview_file, run.check_file])
     page.show(drawn, plots, lambda run: [run.pairs_file])
     page.show(view, [counts, shelf], lambda run: [run.pairs_file], (search, number))
     # The first batch may take a minute: its speed is shown before its first row.
-    page.show(live, [counts], lambda run: [run.job_file, run.stage_folder("generate") / "done.json"])
+    ends = lambda run: [run.job_file, run.stage_folder("generate") / "done.json"]  # noqa: E731
+    page.show(live, [counts, phrasings], ends)
 
 
 def view(run: Run | None, language: str, search: str = "", number: float = 1) -> list[str]:
     """Counts, and one page of stories, newest first."""
     held = shelf_of(run.pairs_file).look() if run else None
     if run is None or held is None or not held.count:
-        return [*live(run, language), story.empty("empty_generate", language)]
+        return [numbers(run, language) if run else "", story.empty("empty_generate", language)]
     first = max(0, int(number or 1) - 1) * SHELF
     shown, found = held.page(first, SHELF, search.strip())
     if not found:
@@ -71,8 +75,16 @@ def view(run: Run | None, language: str, search: str = "", number: float = 1) ->
 
 
 def live(run: Run | None, language: str) -> list[str]:
-    """The numbers alone."""
-    return [numbers(run, language) if run else ""]
+    """What changes while the job goes on, besides stories and charts: the numbers, and what is told by phrasing."""
+    return (
+        [numbers(run, language), by_phrasing(run, language)] if run else ["", story.empty("empty_phrasings", language)]
+    )
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """What the job has measured so far while it goes on, else what done.json says."""
+    job = jobs.look(run)
+    return job.facts if job.state in jobs.GOING and job.stage == "generate" else run.done("generate") or {}
 
 
 def numbers(run: Run, language: str) -> str:
@@ -89,15 +101,47 @@ def numbers(run: Run, language: str) -> str:
         (f"{len(held.words):,}", say("keywords", language)),
         (f"{held.cut_off:,}", say("truncated", language)),
     ]
-    facts = job.facts if going else run.done("generate") or {}
+    facts = measured(run)
     if going and "tokens_per_second" in facts:
         items.append((f"{facts['tokens_per_second']:,.0f}", say("tokens_per_second", language)))
-    for key, shape in (("distinct_2", "{:.0%}"), ("near_duplicates", "{:.1%}"), ("self_bleu", "{:.0f}")):
+    if "distinct_1" in facts:
+        shares = " · ".join(f"{100 * facts[f'distinct_{n}']:.0f}" for n in (1, 2, 3))
+        items.append((f"{shares} %", say("distinct", language)))
+    for key, shape in (("near_duplicates", "{:.1%}"), ("self_bleu", "{:.0f}")):
         if facts.get(key) is not None:
             items.append((shape.format(facts[key]), say(key, language)))
     if facts.get("dollars"):
         items.append((f"${facts['dollars']:,.2f}", say("dollars", language)))
-    return story.facts(items)
+    return story.facts(items) + covered(facts.get("coverage", {}), language)
+
+
+def covered(found: dict[str, dict[str, int]], language: str) -> str:
+    """For each attribute of the grid how many of its values were asked for, and how often each of them."""
+    if not found:
+        return ""
+    items = []
+    for name, c in found.items():
+        times = f"{c['least']:,}" if c["least"] == c["most"] else f"{c['least']:,}-{c['most']:,}"
+        each = say("coverage_each", language, name=say(f"cover_{name}", language), times=times)
+        items.append((f"{c['used']:,} / {c['of']:,}", each))
+    return f'<p class="count">{say("coverage_title", language)}</p>{story.facts(items)}'
+
+
+def by_phrasing(run: Run, language: str) -> str:
+    """A table of what each instruction phrasing brought, most different stories last."""
+    found = measured(run).get("by_phrasing")
+    if not found:
+        return story.empty("empty_phrasings", language)
+    slots = {"A": "주인공", "k1": "낱말 하나", "k2": "낱말 둘"} | {name: ko for ko, name in domain.ATTRIBUTES.items()}
+    texts = {p["id"]: domain.fill(p["text"], slots) for p in domain.phrasings()}
+    rows = "".join(
+        f"<tr><td>{escape(texts.get(id_, id_))}</td><td>{g['pairs']:,}</td><td>{g['characters']:,.0f}</td>"
+        f"<td>{g['cut_off']:.0%}</td><td>{g['distinct_2']:.0%}</td></tr>"
+        for id_, g in sorted(found.items(), key=lambda x: x[1]["distinct_2"])
+    )
+    keys = ("phrasing", "pairs", "mean_length", "truncated", "two_words")
+    head = "".join(f"<th>{say(key, language)}</th>" for key in keys)
+    return f'<div class="scroll"><table class="measures phrasings"><tr>{head}</tr>{rows}</table></div>'
 
 
 def drawn(run: Run | None, language: str) -> list[Any]:
