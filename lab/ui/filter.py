@@ -229,7 +229,11 @@ def _build_ledger(page: Page) -> None:
 def rows(
     run: Run | None, language: str, show: str = "all", why: str = "", text: str = "", number: float = 1
 ) -> list[str]:
-    """One page of the ledger, with the place that gave the reason marked."""
+    """One page of the ledger, with the place that gave the reason marked.
+
+    In the order of their ids, which are hashes: each page is a sample. The file stands in the order of writing, which
+    brings requests of one phrasing together.
+    """
     book = ledger(run) if run else None
     if book is None or not book.pairs:
         return [story.empty("empty_filter", language)]
@@ -242,7 +246,7 @@ def rows(
     if not found:
         return [story.empty("empty_match", language)]
     first = min(max(0, int(number or 1) - 1) * SHELF, (len(found) - 1) // SHELF * SHELF)
-    shown = found[first : first + SHELF]
+    shown = sorted(found, key=lambda row: row[0].id)[first : first + SHELF]
     where = say("page_of", language, found=f"{len(found):,}", first=first + 1, last=first + len(shown))
     return [f'<p class="count">{where}</p>' + story.shelf([_card(p, v, language) for p, v in shown])]
 
