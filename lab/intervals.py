@@ -5,6 +5,7 @@ Items (prompts, stories, probes) are drawn anew, not tokens: what one story does
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -51,6 +52,26 @@ def mean(values: Any) -> Sample:
     """The mean over items; an item with None is left out."""
     found = [v is not None for v in values]
     return Sample(np.array([0.0 if v is None else float(v) for v in values]), np.array(found, float))
+
+
+def of_whole(value: float, without: Sequence[float]) -> Sample:
+    """A number that is no mean over items, from what it is ``without`` each item (jackknife pseudo-values).
+
+    Their mean is the number itself, so interval, difference and share follow as for any mean. Drawing items with
+    repetition would not do: whatever counts different things falls when things are drawn twice.
+    """
+    left = np.array(without, float)
+    return mean(value + (len(left) - 1) * (left.mean() - left))
+
+
+def greatest(values: Sequence[float]) -> dict[str, float]:
+    """The greatest of all items and how low it might as well have come out; ``high`` is what was found.
+
+    No resample holds more than the items do, so the interval is open upwards: other items may hold more.
+    """
+    found = np.array(values, float)
+    drawn = found[_index(len(found))].max(1)
+    return {"value": float(found.max()), "low": float(np.percentile(drawn, 2.5)), "high": float(found.max()), "n": len(found)}  # fmt: skip
 
 
 def _index(count: int) -> np.ndarray:

@@ -8,13 +8,13 @@ a mean over texts, the value of each text is beside it, for the intervals.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import datasets
 import evaluate
 
-from lab.diversity import distinct
 from lab.passages import SPAN, Passages
 
 _TEXT = datasets.Value("string")
@@ -54,12 +54,26 @@ class BitsPerByte(_Offline):
 
 
 class DistinctN(_Offline):
-    """Different word n-grams over all word n-grams of all texts (Li et al. 2016), for n of 1, 2 and 3."""
+    """Different word n-grams over all word n-grams of all texts (Li et al. 2016), for n of 1, 2 and 3.
+
+    ``without_n`` holds, for each text, what the number would be without it: it is no mean over texts.
+    """
 
     INPUTS: ClassVar = {"predictions": _TEXT}
 
-    def _compute(self, predictions: Sequence[str]) -> dict[str, float]:
-        return distinct(predictions)
+    def _compute(self, predictions: Sequence[str]) -> dict[str, Any]:
+        words = [t.split() for t in predictions]
+        found: dict[str, Any] = {}
+        for n in (1, 2, 3):
+            grams = [list(zip(*(w[i:] for i in range(n)), strict=False)) for w in words]
+            held = Counter(g for own in grams for g in set(own))
+            total, different = sum(map(len, grams)), len(held)
+            found[f"distinct_{n}"] = different / total if total else 0.0
+            found[f"without_{n}"] = [
+                (different - sum(held[g] == 1 for g in set(own))) / (total - len(own)) if total > len(own) else 0.0
+                for own in grams
+            ]
+        return found
 
 
 class ChrF(_Offline):
@@ -91,7 +105,7 @@ class PassAtK(_Offline):
 
 
 class Copied(_Offline):
-    """Copies from the training texts: longest shared passage, and the share of texts with one of 30 characters."""
+    """Copies from the training texts: longest shared passage of all texts and of each, share with 30 characters of one."""
 
     INPUTS: ClassVar = {"predictions": _TEXT}
 

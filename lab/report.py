@@ -1,6 +1,6 @@
 """The comparison's report.json rendered: names and formats of its measures, Markdown, HTML, charts as PNG and SVG.
 
-Nothing here is ever read back: the numbers live in report.json.
+Page, Markdown and charts come in Korean and English. Nothing here is ever read back: the numbers live in report.json.
 """
 
 from __future__ import annotations
@@ -9,16 +9,28 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
-from math import pi
+from pathlib import Path
 from typing import Any
 
-from lab.records import write_text
+from lab import votes
+from lab.records import read_json, write_text
 from lab.retention import BEATS, SIZE_TARGET, SMALL, SPEED_TARGET, TARGET, find_difference, number
 from lab.run import Run
 
 COLOURS = ("#0072B2", "#6B6B6B", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
 """Okabe and Ito's colours: teacher, untrained student, then the arms; each has a marker of its own besides."""
 MARKERS = ("s", "o", "^", "D", "v", "P", "X")
+
+
+FEW_STORIES = 30
+"""Stories below which a percentile bootstrap of a mean covers the truth clearly less often than it says."""
+SPARED = (
+    ("size_bytes", SIZE_TARGET),
+    ("peak_memory_bytes", SIZE_TARGET),
+    ("tokens_per_second", SPEED_TARGET),
+    ("batch_tokens_per_second", SPEED_TARGET),
+)
+"""What distillation is meant to spare: a third of the memory, three times the speed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,8 @@ MEASURES = (
     Measure("self_chrf", "Likeness of its stories (chrF)", "제 이야기끼리 닮은 정도(chrF)", "{:.1f}", "as the teacher"),
     Measure("distinct_2", "Different word pairs", "서로 다른 낱말 쌍", "{:.0%}", "as the teacher"),
     Measure("copied_rate", "Copies 30 characters", "30자 넘게 베낀 이야기", "{:.0%}", "lower"),
-    Measure("longest_copy", "Longest copy (characters)", "가장 길게 베낀 글자 수", "{:.0f}", "lower"),
+    Measure("mean_copy", "Longest copy of a story, mean", "이야기마다 가장 길게 베낀 글자, 평균", "{:.1f}", "lower"),
+    Measure("longest_copy", "Longest copy of all (characters)", "모든 이야기에서 가장 길게 베낀 글자", "{:.0f}", "found"),
     Measure("mean_characters", "Characters a story", "이야기 길이(글자)", "{:.0f}", "as the teacher"),
     Measure("tokens_per_second", "Tokens per second, one story", "초당 토큰(하나씩)", "{:,.0f}", axis="speed"),
     Measure("batch_tokens_per_second", "Tokens per second, 16 stories", "초당 토큰(16편씩)", "{:,.0f}", axis="speed"),
@@ -75,6 +88,10 @@ BETTER = {
     "higher": ("higher is better", "높을수록 좋음"),
     "lower": ("lower is better", "낮을수록 좋음"),
     "as the teacher": ("near the teacher's is best", "교사에 가까울수록 좋음"),
+    "found": (
+        "lower is better; more stories may hold a longer one",
+        "낮을수록 좋음. 더 쓰게 하면 더 긴 것이 나올 수 있음",
+    ),
 }
 AXES = {"quality": ("Quality", "품질"), "speed": ("Speed", "속도"), "memory": ("Memory", "메모리")}
 TYPES = {
@@ -95,6 +112,12 @@ WHO = {
 def choose(texts: tuple[str, str], language: str) -> str:
     """The text of the language from (English, Korean)."""
     return texts[1] if language == "ko" else texts[0]
+
+
+def names(models: list[dict[str, Any]], language: str) -> dict[str, str]:
+    """What each model of a report is called, by its name; two of the same part carry their names."""
+    words = [label(m, language) for m in models]
+    return {m["name"]: w if words.count(w) == 1 else f"{w} ({m['name']})" for m, w in zip(models, words, strict=True)}
 
 
 def label(model: dict[str, Any], language: str) -> str:
@@ -198,6 +221,25 @@ def flags(report: dict[str, Any]) -> list[dict[str, str]]:
                 "ko": f"지시문이 {report['prompts']}개뿐이라 구간이 넓습니다. 결정하기 전에 {SMALL}개 이상으로 재어 보세요.",
             }
         )
+    if (test := report.get("test_pairs")) is not None and test < FEW_STORIES:
+        notes.append(
+            {
+                "en": f"Only {test} test stories: perplexity and bits per byte on them are rough, go by the reference stories.",
+                "ko": f"시험 이야기가 {test}편뿐이라 그 혼란도와 바이트당 비트는 대강의 값입니다. 기준 이야기 쪽을 보세요.",
+            }
+        )
+    bases, arms = ({m["name"] for m in models if m["who"] == who} for who in ("base", "arm"))
+    for pair in report.get("differences", ()):
+        lost = [
+            k for k in ("general_rate", "general_bits_per_byte") if pair["measures"].get(k, {}).get("better") == "b"
+        ]
+        if lost and pair["a"] in arms and pair["b"] in bases:
+            notes.append(
+                {
+                    "en": f"{pair['a']} has forgotten some of everyday Korean: shown to be worse than before on {', '.join(BY_KEY[k].en for k in lost)}.",
+                    "ko": f"{pair['a']}: 이야기 밖의 한국어를 얼마간 잊었습니다. 배우기 전보다 나쁜 것이 확인된 지표: {', '.join(BY_KEY[k].ko for k in lost)}.",
+                }
+            )
     for m in models:
         if m["who"] == "arm" and (m.get("copied_rate") or 0) > 0.1:
             notes.append(
@@ -218,7 +260,7 @@ def kept_line(report: dict[str, Any], arm: str, language: str) -> str:
             span = (report.get("retention_intervals") or {}).get(arm, {}).get(key)
             around = f" [{span['low']:.0%} – {span['high']:.0%}]" if span else ""
             parts.append(f"{BY_KEY[key].name(language)} {kept[key]:.0%}{around}")
-    for key, target in (("size_bytes", SIZE_TARGET), ("peak_memory_bytes", SIZE_TARGET), ("tokens_per_second", SPEED_TARGET)):  # fmt: skip
+    for key, target in SPARED:
         if kept.get(key) is not None:
             goal = choose(("target", "목표"), language)
             parts.append(f"{BY_KEY[key].name(language)} x{kept[key]:.2f} ({goal} x{target:.2f})")
@@ -230,25 +272,30 @@ def tested(report: dict[str, Any], language: str) -> tuple[list[str], list[list[
 
     A star stands where the interval leaves out 0 on 8 or more items; without one nothing may be concluded.
     """
-    pairs = report.get("differences") or []
+    pairs, called = report.get("differences") or [], names(report["models"], language)
     rows = []
     for measure in MEASURES:
         found = [p["measures"].get(measure.key) for p in pairs]
         if any(found):
             cells = ["–" if d is None else f"{_signed(measure, d['difference'])} [{_signed(measure, d['low'])}, {_signed(measure, d['high'])}]{' ★' if d['shown'] else ''}" for d in found]  # fmt: skip
             rows.append([measure.name(language), *cells])
-    return [f"{p['a']} − {p['b']}" for p in pairs], rows
+    return [f"{called[p['a']]} − {called[p['b']]}" for p in pairs], rows
 
 
 def _signed(measure: Measure, value: float) -> str:
     return ("+" if value > 0 else "") + measure.text(value)
 
 
-DIFFERENCES = ("Tested differences, with intervals", "차이 검정과 구간")
 STAR = (
-    "★: shown, the 95 % interval of the difference on the same items leaves out 0. Without a star nothing may be concluded.",
-    "★: 확인된 차이. 같은 문항에서 잰 차이의 95% 구간에 0이 없습니다. ★가 없으면 어느 쪽이 낫다고 말할 수 없습니다.",
+    "★: shown, the 95 % interval of the difference on the same items leaves out 0. Without a star nothing may be concluded. Of {count} tests about {chance} would get a star by chance.",
+    "★: 확인된 차이. 같은 문항에서 잰 차이의 95% 구간에 0이 없습니다. ★가 없으면 어느 쪽이 낫다고 말할 수 없습니다. 검정 {count}번 가운데 {chance}번쯤은 우연히 ★가 붙습니다.",
 )
+
+
+def star(rows: list[list[str]], language: str) -> str:
+    """What the star in ``rows`` of ``tested`` means, and how many chance alone would give."""
+    count = sum(c != "–" for row in rows for c in row[1:])
+    return choose(STAR, language).format(count=count, chance=max(1, round(0.05 * count)))
 
 
 def html_differences(report: dict[str, Any], language: str) -> str:
@@ -258,7 +305,7 @@ def html_differences(report: dict[str, Any], language: str) -> str:
         return ""
     head = "".join(f"<th>{escape(h)}</th>" for h in ("", *heads))
     body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
-    return f'<div class="scroll wide"><table class="measures"><tr>{head}</tr>{body}</table></div><p><small>{choose(STAR, language)}</small></p>'
+    return f'<div class="scroll wide"><table class="measures"><tr>{head}</tr>{body}</table></div><p><small>{star(rows, language)}</small></p>'
 
 
 def _shown(report: dict[str, Any], names: Iterable[str], language: str) -> str:
@@ -274,145 +321,256 @@ def _shown(report: dict[str, Any], names: Iterable[str], language: str) -> str:
     return f"{words}: {', '.join(found)}" if found else choose(("no difference is shown", "확인된 차이 없음"), language)
 
 
-def exercises(report: dict[str, Any], run_: Run) -> list[tuple[str, str, str, str]]:
-    """The questions of the course, answered by this run: (question, answer) in English, then in Korean.
+def exercises(report: dict[str, Any], run_: Run, language: str) -> list[tuple[str, str]]:
+    """The questions of the course, answered by this run: (question, answer).
 
     What has not been tried yet names the command that would answer it.
     """
-    models = report["models"]
-    arms = {m["name"]: m for m in models if m["who"] == "arm"}
+    arms = {m["name"]: m for m in report["models"] if m["who"] == "arm"}
+    questions = (_of_the_filter, _of_the_share, _of_people, _of_the_teacher)
+    found = [x for question in questions if (x := question(report, run_, arms, language))]
+    return [(choose(asked, language), answer) for asked, answer in found]
+
+
+Arms = dict[str, dict[str, Any]]
+Exercise = tuple[tuple[str, str], str] | None
+"""A question in English and Korean, and its answer in the language asked for; None where it does not arise."""
+
+
+def _of_the_filter(report: dict[str, Any], run_: Run, arms: Arms, language: str) -> Exercise:
     facts = run_.done("filter") or {}
-    rate = facts.get("pass_rate")
-    found = []
-    told = [f"{n}: {BY_KEY['perplexity'].text(m.get('perplexity'))}" for n, m in arms.items()]
-    if any(crossed_out(list(arms.values()), m, "perplexity") for m in arms.values()):
-        told = [f"{n}: {BY_KEY['bits_per_byte'].text(m.get('bits_per_byte'))} bits/byte" for n, m in arms.items()]
-    if rate is not None:
-        found.append(
-            (
-                "What share of the pairs passed the filter, and what is the student's perplexity?",
-                f"{rate:.0%} of {facts['pairs']} pairs. Perplexity on unseen stories: {', '.join(told) or 'no arm yet'}.",
-                "거르기를 통과한 쌍은 얼마이고, 학생의 혼란도는 얼마인가요?",
-                f"{facts['pairs']}쌍 가운데 {rate:.0%}. 처음 보는 이야기의 혼란도: {', '.join(told) or '아직 학습한 갈래 없음'}.",
-            )
-        )
-    shares: list[tuple[float, str, str]] = []
-    human = ""
-    for name in arms:
-        config = run_.config("train", name)
-        if config.data == "human":
-            human = name
-        elif config.data == "unfiltered":
-            shares.append((2.0, "no filter", name))
-        else:
-            shares.append((config.keep_top, f"{config.keep_top:.0%}", name))
-    shares.sort()
-
-    def line(name: str) -> str:
-        rule, bits = (BY_KEY[k].text(number(arms[name], k)) for k in ("rule_pass_rate", "bits_per_byte"))
-        return f"{name} {rule}, {bits}"
-
-    several = len(shares) > 1
-    listed = "; ".join(f"{share}: {line(n)}" for _, share, n in shares)
-    names = [n for *_, n in shares]
-    command = f"python -m lab train {run_.id} --arm top30 --keep-top 0.3"
-    found.append(
-        (
-            "Is it better to train on the best 30, 50 or 80 %, or without a filter? (rule pass rate, bits per byte)",
-            f"{listed}; {_shown(report, names, 'en')}"
-            if several
-            else f"Only one arm so far. Train others, for example: {command}",
-            "상위 30, 50, 80%만 배우는 것과 거르지 않는 것 가운데 무엇이 나은가요? (규칙 통과율, 바이트당 비트)",
-            f"{listed.replace('no filter', '거르지 않음')}; {_shown(report, names, 'ko')}"
-            if several
-            else f"아직 갈래가 하나뿐입니다. 다른 갈래를 학습해 보세요: {command}",
-        )
+    if facts.get("pass_rate") is None:
+        return None
+    key = "bits_per_byte" if any(crossed_out(list(arms.values()), m, "perplexity") for m in arms.values()) else "perplexity"  # fmt: skip
+    told = ", ".join(f"{n}: {BY_KEY[key].text(m.get(key))}" for n, m in arms.items())
+    asked = (
+        "What share of the pairs passed the filter, and what is the student's perplexity?",
+        "거르기를 통과한 쌍은 얼마이고, 학생의 혼란도는 얼마인가요?",
     )
+    answer = (
+        "{rate:.0%} of {pairs} pairs. {measure} on unseen stories: {told}.",
+        "{pairs}쌍 가운데 {rate:.0%}. 처음 보는 이야기의 {measure}: {told}.",
+    )
+    told = told or choose(("no arm yet", "아직 학습한 갈래 없음"), language)
+    measure = BY_KEY[key].name(language)
+    return asked, choose(answer, language).format(rate=facts["pass_rate"], pairs=facts["pairs"], measure=measure, told=told)  # fmt: skip
+
+
+def _of_the_share(report: dict[str, Any], run_: Run, arms: Arms, language: str) -> Exercise:
+    asked = (
+        "Is it better to train on the best 30, 50 or 80 %, or without a filter? (rule pass rate, bits per byte)",
+        "상위 30, 50, 80%만 배우는 것과 거르지 않는 것 가운데 무엇이 나은가요? (규칙 통과율, 바이트당 비트)",
+    )
+    shares = _shares(run_, arms)
+    if len(shares) < 2:
+        only = (
+            "Only one arm so far. Train others, for example: {}",
+            "아직 갈래가 하나뿐입니다. 다른 갈래를 학습해 보세요: {}",
+        )
+        command = f"python -m lab train {run_.id} --arm top30 --keep-top 0.3"
+        return asked, choose(only, language).format(command)
+    unfiltered = choose(("no filter", "거르지 않음"), language)
+    told = [f"{unfiltered if top > 1 else f'{top:.0%}'}: {_standing(arms, name)}" for top, name in shares]
+    return asked, "; ".join([*told, _shown(report, [name for _, name in shares], language)])
+
+
+def _of_people(report: dict[str, Any], run_: Run, arms: Arms, language: str) -> Exercise:
+    asked = (
+        "Does distilled data teach as well as stories written by people?",
+        "증류한 자료는 사람이 쓴 이야기만큼 잘 가르치나요?",
+    )
+    human = next((name for name in reversed(arms) if run_.config("train", name).data == "human"), "")
     # Against people's stories stands the arm that learned from all kept pairs, else from the most of them.
-    distilled = max((x for x in shares if x[0] <= 1), default=(0.0, "", ""))[2]
-    command = f"python -m lab train {run_.id} --arm human --data human"
-    found.append(
-        (
-            "Does distilled data teach as well as stories written by people?",
-            f"distilled: {line(distilled)}; people: {line(human)}; {_shown(report, (distilled, human), 'en')}"
-            if human and distilled
-            else f"Train on people's stories to see: {command}",
-            "증류한 자료는 사람이 쓴 이야기만큼 잘 가르치나요?",
-            f"증류: {line(distilled)}; 사람: {line(human)}; {_shown(report, (distilled, human), 'ko')}"
-            if human and distilled
-            else f"사람이 쓴 이야기로도 학습해 보세요: {command}",
-        )
+    distilled = max((x for x in _shares(run_, arms) if x[0] <= 1), default=(0.0, ""))[1]
+    if not human or not distilled:
+        missing = ("Train on people's stories to see: {}", "사람이 쓴 이야기로도 학습해 보세요: {}")
+        return asked, choose(missing, language).format(f"python -m lab train {run_.id} --arm human --data human")
+    answer = ("distilled: {}; people: {}; {}", "증류: {}; 사람: {}; {}")
+    shown = _shown(report, (distilled, human), language)
+    return asked, choose(answer, language).format(_standing(arms, distilled), _standing(arms, human), shown)
+
+
+def _of_the_teacher(report: dict[str, Any], run_: Run, arms: Arms, language: str) -> Exercise:
+    answer = (
+        "Make a second run with the other teacher and choose it under “Another run” in the Compare tab.",
+        "다른 교사로 실험을 하나 더 만든 뒤, 비교 탭의 ‘다른 실험’에서 골라 보세요.",
     )
-    found.append(
-        (
-            "Which teacher teaches better?",
-            "Make a second run with the other teacher and choose it under “Another run” in the Compare tab.",
-            "어느 교사가 더 잘 가르치나요?",
-            "다른 교사로 실험을 하나 더 만든 뒤, 비교 탭의 ‘다른 실험’에서 골라 보세요.",
-        )
-    )
-    return found
+    return ("Which teacher teaches better?", "어느 교사가 더 잘 가르치나요?"), choose(answer, language)
+
+
+def _shares(run_: Run, arms: Arms) -> list[tuple[float, str]]:
+    """The share of the kept pairs that each arm learned from (above 1: without a filter) and its name, least first."""
+    configs = {name: run_.config("train", name) for name in arms}
+    return sorted((2.0 if c.data == "unfiltered" else c.keep_top, n) for n, c in configs.items() if c.data != "human")
+
+
+def _standing(arms: Arms, name: str) -> str:
+    rule, bits = (BY_KEY[k].text(number(arms[name], k)) for k in ("rule_pass_rate", "bits_per_byte"))
+    return f"{name} {rule}, {bits}"
 
 
 def markdown(report: dict[str, Any], run_: Run) -> str:
-    """The whole report in Markdown, both languages."""
-    models = report["models"]
-    lines = [f"# {plain(report['title'])}", "", report["verdict"]["ko"], "", report["verdict"]["en"], ""]
-    lines += [f"- {f['ko']} / {f['en']}" for f in report["flags"]]
-    lines += ["", "## 지표 / Measures", ""]
-    lines += [
-        f"n = {report['prompts']} prompts, {report['test_pairs']} test stories, {report['reference_stories']} reference stories; brackets are 95 % intervals (of speeds: least and greatest of the rounds).",
-        "",
-        markdown_table(models),
-        "",
-    ]
-    heads, rows = tested(report, "en")
+    """The whole report in Markdown, Korean first, then English."""
+    return "\n".join(line for language in LANGUAGES for line in _markdown(report, run_, language))
+
+
+def _markdown(report: dict[str, Any], run_: Run, language: str) -> list[str]:
+    models, said = report["models"], {k: choose(v, language) for k, v in HEADS.items()}
+    lines = [f"# {plain(report['title'])}", "", report["verdict"][language], ""]
+    lines += [f"- {f[language]}" for f in report["flags"]]
+    lines += ["", f"## {said['measures']}", "", measured_on(report, language), "", markdown_table(models, (), language), ""]  # fmt: skip
+    heads, rows = tested(report, language)
     if rows:
-        lines += ["## 차이 / Tested differences", "", *(f"{choose(STAR, language)}  " for language in ("ko", "en")), ""]
+        lines += [f"## {said['differences']}", "", star(rows, language), ""]
         lines += ["| | " + " | ".join(map(plain, heads)) + " |", "|---|" + "---:|" * len(heads)]
         lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-    lines += ["## 교사에게서 지킨 것 / Kept of the teacher", ""]
-    lines += [
-        f"Target {TARGET[0]:.0%} – {TARGET[1]:.0%} of the quality, a third of the memory, three times the speed.",
-        "",
-    ]
-    lines += [f"- {plain(arm)}: {kept_line(report, arm, 'en')}" for arm in report["retention"]] + [""]
-    if report["duels"]:
-        lines += ["## 둘씩 견주기 / Pairwise", "", *(f"- {plain(_duel_line(d))}" for d in report["duels"]), ""]
+    for head, items in _lists(report, language):
+        lines += [f"## {head}", "", *(f"- {plain(x)}" for x in items), ""]
     for name in drawable(report):
-        lines += [f"![{CHARTS[name]}](charts/{name}.png)", ""]
-    lines += ["## 물음 / Exercises", ""]
-    for question, answer, frage, antwort in exercises(report, run_):
-        lines += [f"**{frage}** {plain(antwort)}", "", f"**{question}** {plain(answer)}", ""]
-    lines += ["## 출처 / Provenance", "", *_provenance(report), ""]
-    return "\n".join(lines)
+        lines += [f"![{choose(CHARTS[name], language)}](charts/{picture(name, language)}.png)", ""]
+    lines += [f"## {said['exercises']}", ""]
+    for question, answer in exercises(report, run_, language):
+        lines += [f"**{plain(question)}** {plain(answer)}", ""]
+    return [*lines, f"## {said['provenance']}", "", *(f"- {plain(x)}" for x in provenance(report, language)), ""]
 
 
-def _duel_line(duel: dict[str, Any]) -> str:
-    """Who won how often against whom, plain and at equal length, in a line."""
-    rate, equal = (
-        f"{x['value']:.0%} [{x['low']:.0%} – {x['high']:.0%}]"
-        for x in (duel["win_rate"], duel["win_rate_at_equal_length"])
+LANGUAGES = ("ko", "en")
+HEADS = {
+    "measures": ("Measures", "지표"),
+    "differences": ("Tested differences, with intervals", "차이 검정과 구간"),
+    "kept": ("Kept of the teacher", "교사에게서 지킨 것"),
+    "duels": ("Pairwise by the judge", "심사 모델이 둘씩 견준 결과"),
+    "votes": ("Blind votes of people", "이름을 가리고 한 사람들의 투표"),
+    "exercises": ("Questions this run answers", "이 실험이 답하는 물음"),
+    "provenance": ("Provenance of the models", "비교한 모델의 출처"),
+}
+
+
+def measured_on(report: dict[str, Any], language: str) -> str:
+    """What the numbers rest on, and what stands in brackets or small print."""
+    texts = (
+        "Measured on {prompts} prompts, {test_pairs} test stories and {reference_stories} reference stories. Beside each number its 95 % interval, for speeds the range of the rounds.",
+        "지시문 {prompts}개, 시험 이야기 {test_pairs}편, 기준 이야기 {reference_stories}편으로 쟀습니다. 값 옆은 95% 구간, 속도에서는 여러 번 잰 값의 범위입니다.",
     )
-    return (
-        f"{duel['a']} : {duel['b']}, {duel['wins']} won, {duel['ties']} tied, {duel['losses']} lost; win rate {rate}, "
-        f"at equal length {equal}; judge {duel['judge']}"
-        + (f", its two orders disagreed in {duel['disagreed']:.0%}" if duel["orders"] == 2 else "")
+    return choose(texts, language).format(**report)
+
+
+def _lists(report: dict[str, Any], language: str) -> list[tuple[str, list[str]]]:
+    """The parts of the report that are lists of sentences: head and sentences; those without any are left out."""
+    target = (
+        f"Target: {TARGET[0]:.0%} – {TARGET[1]:.0%} of the quality, a third of the memory, three times the speed.",
+        f"목표: 품질 {TARGET[0]:.0%} – {TARGET[1]:.0%}, 메모리 3분의 1, 속도 3배.",
     )
+    kept = [f"{arm}: {kept_line(report, arm, language)}" for arm in report["retention"]]
+    found = {
+        "kept": [choose(target, language), *kept] if kept else [],
+        "duels": [f"{line} {note}" for line, note in (duel_line(report, d, language) for d in report["duels"])],
+        "votes": vote_lines(report, language),
+    }
+    return [(choose(HEADS[key], language), lines) for key, lines in found.items() if lines]
 
 
-def _provenance(report: dict[str, Any]) -> list[str]:
-    lines = [
-        f"- {plain(label(m, 'en'))}: {plain(m['name'])}, revision {m.get('revision') or '–'}, weights {m.get('weights') or '–'}, {m.get('dtype') or '–'} on {m.get('device') or 'an endpoint'}"
-        for m in report["models"]
-    ]
-    versions = ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+def _around(one: dict[str, Any]) -> str:
+    return f"{one['value']:.0%} [{one['low']:.0%} – {one['high']:.0%}]"
+
+
+def duel_line(report: dict[str, Any], duel: dict[str, Any], language: str) -> tuple[str, str]:
+    """Who won how often against whom by the judge, plain and at equal length; and how the judge was asked."""
+    called = names(report["models"], language)
+    facts = {
+        "a": called[duel["a"]],
+        "b": called[duel["b"]],
+        "rate": _around(duel["win_rate"]),
+        "equal": _around(duel["win_rate_at_equal_length"]),
+    }
+    texts = (
+        "{a} : {b}, {wins} won, {ties} tied, {losses} lost. Win rate {rate}, at equal length {equal}. Judge: {judge}.",
+        "{a} : {b}, 이김 {wins}, 비김 {ties}, 짐 {losses}. 이긴 비율 {rate}, 길이가 같다면 {equal}. 심사: {judge}.",
+    )
+    one = (
+        "This judge compares marks, so order has no influence.",
+        "이 심사 모델은 점수를 견주므로 순서의 영향이 없습니다.",
+    )
+    both = (
+        "Asked in both orders, and only winning both is a win. The order changed the answer in {disagreed:.0%}.",
+        "순서를 바꿔 두 번 물었고, 두 번 다 이겨야 이긴 것으로 셉니다. 순서에 따라 답이 바뀐 비율: {disagreed:.0%}.",
+    )
+    family = (
+        " The judge and a model of this pair are of one family ({same_family}), which may favour it.",
+        " 심사 모델과 겨룬 모델이 같은 집안({same_family})이라 치우칠 수 있습니다.",
+    )
+    note = choose(one if duel["orders"] == 1 else both, language) + (choose(family, language) if duel.get("same_family") else "")  # fmt: skip
+    return choose(texts, language).format(**duel | facts), note.format(**duel)
+
+
+def vote_lines(report: dict[str, Any], language: str) -> list[str]:
+    """What people preferred blindly, pair by pair with its interval, and how many votes were for other weights."""
+    votes = report.get("votes") or {}
+    texts = (
+        "{first} {wins} : {losses} {second}, ties {ties}, all bad {bad}.",
+        "{first} {wins} : {losses} {second}, 비김 {ties}, 모두 별로 {bad}.",
+    )
+    preferred = (" Preference for {first}: {share}.", " 선호 ({first}): {share}.")
+    lines = []
+    for duel in votes.get("duels", ()):
+        people = {k: _speaker(report["models"], duel[k], language) for k in ("first", "second")}
+        line = choose(texts, language).format(**duel | people)
+        if duel["share"] is not None:
+            share = _around({"value": duel["share"], "low": duel["low"], "high": duel["high"]})
+            line += choose(preferred, language).format(**people, share=share)
+        lines.append(line)
+    if votes.get("outdated"):
+        older = (
+            "{outdated} more votes were for other weights than these and do not count here.",
+            "다른 가중치의 이야기에 한 투표 {outdated}개는 여기서 세지 않았습니다.",
+        )
+        lines.append(choose(older, language).format(**votes))
+    return lines
+
+
+def _speaker(models: list[dict[str, Any]], name: str, language: str) -> str:
+    """What the chat calls ``teacher``, ``base`` or ``arm NAME``, in words."""
+    who, _, arm = name.partition(" ")
+    return label({"who": who, "name": arm}, language)
+
+
+def provenance(report: dict[str, Any], language: str) -> list[str]:
+    """Which weights exactly, with which settings, and what the leak check found, in lines."""
+    called = names(report["models"], language)
+    lines = []
+    for m in report["models"]:
+        facts = {k: m.get(k) or "–" for k in ("revision", "weights", "dtype", "device")}
+        line = choose(
+            (
+                "{who}: {name}, revision {revision}, weights {weights}, {dtype} on {device}",
+                "{who}: {name}, 리비전 {revision}, 가중치 {weights}, {device}에서 {dtype}",
+            ),
+            language,
+        ).format(**facts, who=called[m["name"]], name=m["name"])
+        if m.get("adapter"):
+            line += choose((", trained files {}", ", 학습 결과 {}"), language).format(m["adapter"])
+        lines.append(line + trained_with(m))
     counts = report["leak_counts"]
-    return [
-        *lines,
-        f"- temperature {report['temperature']}, top-p {report.get('top_p', 1.0)}, seed {report['seed']}, tasks {report['same_tasks']}, {versions}",
-        f"- leak check against {report['training_pairs']} training rows: {counts['reference']} reference stories, {counts['probes']} probes, {counts['general']} general questions, {counts['test']} test stories share a passage; {report['test_pairs_left_out']} test stories left out",
-    ]
+    settings = choose(
+        (
+            "temperature {temperature}, top-p {top_p}, seed {seed}, tasks {same_tasks}",
+            "온도 {temperature}, top-p {top_p}, 시드 {seed}, 문제 {same_tasks}",
+        ),
+        language,
+    ).format(**{"top_p": 1.0} | report)
+    leaks = choose(
+        (
+            "leak check against {rows} training rows: {reference} reference stories, {probes} probes, {general} general questions, {test} test stories share a passage; {left} test stories left out",
+            "학습 이야기 {rows}편과 겹치는 글: 기준 이야기 {reference}, 상식 문제 {probes}, 일반 상식 {general}, 시험 이야기 {test}. 혼란도에서 뺀 시험 이야기 {left}편",
+        ),
+        language,
+    ).format(**counts, rows=report["training_pairs"], left=report["test_pairs_left_out"])
+    return [*lines, ", ".join([settings, *(f"{k} {v}" for k, v in report["versions"].items())]), leaks]
+
+
+def trained_with(model: dict[str, Any]) -> str:
+    """The settings of an arm's training after a comma; empty for a model that was not trained here."""
+    return "".join(f", {k}={v}" for k, v in (model.get("trained_with") or {}).items())
 
 
 STYLE = """body{font-family:Pretendard,'Noto Sans KR','Noto Sans CJK KR','Apple SD Gothic Neo','Malgun Gothic',sans-serif;
@@ -447,48 +605,56 @@ def html_table(models: list[dict[str, Any]], language: str) -> str:
     )
 
 
-def html(report: dict[str, Any], run_: Run, pictures: dict[str, str]) -> str:
-    """The whole report as one page that needs nothing else; ``pictures`` are SVG texts."""
-    said = report["verdict"]
-    parts = [
-        f"<h1>{escape(str(report['title']))}</h1>",
-        f'<div class="verdict"><p>{escape(said["ko"])}</p><p>{escape(said["en"])}</p></div>',
-        "<ul>"
-        + "".join(f"<li>{escape(f['ko'])}<small>{escape(f['en'])}</small></li>" for f in report["flags"])
-        + "</ul>",
-        f"<h2>지표 / Measures</h2>{html_table(report['models'], 'ko')}",
-        f"<h2>차이 / Tested differences</h2>{differ}" if (differ := html_differences(report, "ko")) else "",
-        "<h2>교사에게서 지킨 것 / Kept of the teacher</h2><ul>",
-        *(f"<li>{escape(arm)}: {escape(kept_line(report, arm, 'ko'))}</li>" for arm in report["retention"]),
-        "</ul>",
-        "<h2>둘씩 견주기 / Pairwise</h2><ul>" if report["duels"] else "",
-        *(f"<li>{escape(line)}</li>" for line in map(_duel_line, report["duels"])),
-        "</ul>" if report["duels"] else "",
-        *(f"<h2>{escape(CHARTS[name])}</h2>{svg}" for name, svg in pictures.items()),
-        "<h2>물음 / Exercises</h2>",
-        *(
-            f"<p><b>{escape(ko)}</b><br>{escape(answer_ko)}<small>{escape(en)} {escape(answer)}</small></p>"
-            for en, answer, ko, answer_ko in exercises(report, run_)
-        ),
-        "<h2>출처 / Provenance</h2><ul>" + "".join(f"<li>{escape(x[2:])}</li>" for x in _provenance(report)) + "</ul>",
-    ]
+def html(report: dict[str, Any], run_: Run, pictures: dict[str, dict[str, str]]) -> str:
+    """The whole report as one page that needs nothing else, Korean first; ``pictures`` are SVG texts by language and chart."""
+    links = " · ".join(f'<a href="#{k}">{v}</a>' for k, v in (("ko", "한국어"), ("en", "English")))
+    parts = [_html(report, run_, pictures[language], language) for language in LANGUAGES]
     return (
         '<!doctype html><html lang="ko"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(str(report['title']))}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
+        f"<title>{escape(str(report['title']))}</title><style>{STYLE}</style><nav>{links}</nav>{''.join(parts)}</html>\n"
     )
 
 
+def _html(report: dict[str, Any], run_: Run, pictures: dict[str, str], language: str) -> str:
+    said = {k: f"<h2>{escape(choose(v, language))}</h2>" for k, v in HEADS.items()}
+    flagged = "".join(f"<li>{escape(f[language])}</li>" for f in report["flags"])
+    differ = html_differences(report, language)
+    parts = [
+        f'<section id="{language}" lang="{language}"><h1>{escape(str(report["title"]))}</h1>',
+        f'<div class="verdict"><p>{escape(report["verdict"][language])}</p></div><ul>{flagged}</ul>',
+        f"{said['measures']}<p>{escape(measured_on(report, language))}</p>{html_table(report['models'], language)}",
+        f"{said['differences']}{differ}" if differ else "",
+        *(f"<h2>{escape(head)}</h2>{html_list(items)}" for head, items in _lists(report, language)),
+        *(f"<h2>{escape(choose(CHARTS[name], language))}</h2>{svg}" for name, svg in pictures.items()),
+        said["exercises"],
+        *(f"<p><b>{escape(q)}</b><br>{escape(answer)}</p>" for q, answer in exercises(report, run_, language)),
+        f"{said['provenance']}{html_list(provenance(report, language))}</section>",
+    ]
+    return "".join(parts)
+
+
+def html_list(items: list[str]) -> str:
+    """Sentences as a list."""
+    return f"<ul>{''.join(f'<li>{escape(x)}</li>' for x in items)}</ul>"
+
+
 CHARTS = {
-    "quality": "품질 / Quality",
-    "bits": "글자 맞히기 / Bits per byte",
-    "radar": "한눈에 / All shares at once",
-    "quality_speed": "품질과 속도 / Quality against speed",
-    "retention": "교사에게서 지킨 것 / Kept of the teacher",
-    "probes": "상식 문제 / Probes by type",
-    "lengths": "이야기 길이 / Story lengths",
-    "scores": "심사 점수 / Judge's marks",
+    "quality": ("Quality", "품질"),
+    "bits": ("Bits per byte", "바이트당 비트"),
+    "radar": ("All shares at once", "한눈에 보는 품질"),
+    "quality_speed": ("Quality against speed", "품질과 속도"),
+    "retention": HEADS["kept"],
+    "spared": ("Memory and speed against the teacher", "교사와 견준 메모리와 속도"),
+    "probes": ("Probes by type", "갈래별 상식 문제"),
+    "lengths": ("Story lengths", "이야기 길이"),
+    "scores": ("The judge's marks", "심사 점수"),
 }
 SHARES = ("rule_pass_rate", "character_rate", "keyword_rate", "pass_at_4", "probes", "general_rate")
+KEPT = ("rule_pass_rate", "judge", "bits_per_byte", "reference_bits_per_byte", "probes", "character_rate", "keyword_rate")  # fmt: skip
+WIDEST = 1.5
+"""Share of the teacher at which the retention chart ends."""
+REACH = 12
+"""Multiple of the teacher at which the chart of memory and speed ends, to both sides."""
 BITS = ("bits_per_byte", "reference_bits_per_byte", "general_bits_per_byte")
 
 
@@ -500,211 +666,63 @@ def drawable(report: dict[str, Any]) -> list[str]:
         "radar": sum(all(number(m, k) is not None for m in models) for k in SHARES) > 2,
         "retention": bool(report["retention"]),
         "probes": any(m.get("probes") for m in models),
+        "spared": bool(spared(report)),
         "scores": any(m.get("marks") for m in models),
     }
     return [name for name in CHARTS if has.get(name, True)]
 
 
-def charts(report: dict[str, Any]) -> dict[str, Any]:
-    """Every chart of CHARTS that the report has numbers for, as a matplotlib Figure, in English."""
-    import matplotlib
-
-    _fonts(matplotlib)
-    models = report["models"]
-    draw = {
-        "quality": lambda: _quality_chart(models),
-        "bits": lambda: _bits_chart(models),
-        "radar": lambda: _radar_chart(models),
-        "quality_speed": lambda: _speed_chart(models),
-        "retention": lambda: _retention_chart(report),
-        "probes": lambda: _probes_chart(models),
-        "lengths": lambda: _boxes_chart(models, "lengths", "characters"),
-        "scores": lambda: _boxes_chart(models, "marks", "judge's mark, 1 to 5"),
-    }
-    return {name: draw[name]() for name in drawable(report)}
+def picture(name: str, language: str) -> str:
+    """A chart's file without its ending."""
+    return name if language == "en" else f"{name}.{language}"
 
 
-def _fonts(matplotlib: Any) -> None:
-    from matplotlib import font_manager
-
-    known = set(font_manager.get_font_names())
-    korean = ("Noto Sans CJK KR", "Noto Sans KR", "Noto Sans CJK JP", "NanumGothic", "Malgun Gothic", "AppleGothic")
-    matplotlib.rcParams |= {
-        "font.family": ["DejaVu Sans", *(f for f in korean if f in known)],
-        "svg.fonttype": "none",
-        "svg.hashsalt": "report",
-    }
-
-
-def _figure(height: float = 3.4) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="both", alpha=0.25)
-    axes.set_axisbelow(True)
-    return figure, axes
+def spared(report: dict[str, Any]) -> list[tuple[str, float, list[tuple[dict[str, Any], float, tuple[float, float]]]]]:
+    """Memory and speed of the arms as multiples of the teacher's: measure, target, (arm, ratio, its range over the rounds)."""
+    teacher = next((m for m in report["models"] if m["who"] == "teacher"), {})
+    found = []
+    for key, target in SPARED:
+        base, rows = number(teacher, key), []
+        for arm in (m for m in report["models"] if m["who"] == "arm" and base):
+            ratio = report["retention"].get(arm["name"], {}).get(key)
+            if ratio:
+                own, other = bounds(arm, key), bounds(teacher, key)
+                rows.append((arm, ratio, (own[0] / other[1], own[1] / other[0]) if own and other else (ratio, ratio)))
+        if rows:
+            found.append((key, target, rows))
+    return found
 
 
-def _quality_chart(models: list[dict[str, Any]]) -> Any:
-    keys = [k for k in ("rule_pass_rate", "character_rate", "keyword_rate", "pass_at_4", "probes") if any(number(m, k) is not None for m in models)]  # fmt: skip
-    figure, axes = _figure()
-    width = 0.8 / len(models)
-    for place, (model, colour) in enumerate(zip(models, colours(models), strict=True)):
-        values = [number(model, k) or 0.0 for k in keys]
-        spans = [bounds(model, k) or (v, v) for k, v in zip(keys, values, strict=True)]
-        axes.bar(
-            [i + (place - (len(models) - 1) / 2) * width for i in range(len(keys))],
-            values,
-            width * 0.92,
-            yerr=[[max(0.0, v - s[0]) for v, s in zip(values, spans, strict=True)], [max(0.0, s[1] - v) for v, s in zip(values, spans, strict=True)]],
-            color=COLOURS[colour],
-            hatch=("", "//", "", "..", "xx", "\\\\", "++")[colour],
-            edgecolor="white",
-            error_kw={"ecolor": "#3b2f2a", "capsize": 2, "lw": 1},
-            label=label(model, "en"),
-        )  # fmt: skip
-    axes.set_xticks(range(len(keys)), [BY_KEY[k].en.replace(", ", ",\n") for k in keys], fontsize=8)
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return figure
+def current(run_: Run) -> dict[str, Any]:
+    """report.json with the votes of this moment: people vote after comparing. Empty without a report."""
+    report = read_json(run_.report_file, {})
+    return report | {"votes": votes.against(run_, report["models"])} if report.get("models") else report
 
 
-def _bits_chart(models: list[dict[str, Any]]) -> Any:
-    keys = [k for k in BITS if any(number(m, k) is not None for m in models)]
-    figure, axes = _figure(1.4 + 0.25 * len(keys) * len(models))
-    step = 0.7 / len(models)
-    for place, (model, colour) in enumerate(zip(models, colours(models), strict=True)):
-        there = [(i, v, bounds(model, k) or (v, v)) for i, k in enumerate(keys) if (v := number(model, k)) is not None]
-        axes.errorbar(
-            [v for _, v, _ in there],
-            [i + (place - (len(models) - 1) / 2) * step for i, *_ in there],
-            xerr=[[max(0.0, v - s[0]) for _, v, s in there], [max(0.0, s[1] - v) for _, v, s in there]],
-            fmt=MARKERS[colour],
-            color=COLOURS[colour],
-            ms=7,
-            label=label(model, "en"),
-        )
-    axes.set_yticks(range(len(keys)), [BY_KEY[k].en.replace(", ", ",\n") for k in keys], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.set_xlabel("bits per byte, less is better")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def _radar_chart(models: list[dict[str, Any]]) -> Any:
-    from matplotlib.figure import Figure
-
-    keys = [k for k in SHARES if all(number(m, k) is not None for m in models)]
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.add_subplot(projection="polar")
-    around = [2 * pi * i / len(keys) for i in range(len(keys))]
-    for model, colour in zip(models, colours(models), strict=True):
-        values = [number(model, k) for k in keys]
-        line = {"teacher": "-", "base": ":"}.get(model["who"], "--")
-        axes.plot([*around, around[0]], [*values, values[0]], line, marker=MARKERS[colour], color=COLOURS[colour], label=label(model, "en"))  # fmt: skip
-    axes.set_xticks(around, [BY_KEY[k].en.replace(", ", ",\n") for k in keys], fontsize=8)
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def _speed_chart(models: list[dict[str, Any]]) -> Any:
-    figure, axes = _figure()
-    most = max((m.get("peak_memory_bytes") or 0 for m in models), default=0) or 1
-    for model, colour in zip(models, colours(models), strict=True):
-        speed, quality = model.get("tokens_per_second"), number(model, "rule_pass_rate")
-        if speed is None or quality is None:
-            continue
-        span, memory = bounds(model, "rule_pass_rate") or (quality, quality), model.get("peak_memory_bytes") or 0
-        axes.errorbar(speed, quality, [[max(0, quality - span[0])], [max(0, span[1] - quality)]], color=COLOURS[colour], lw=1)  # fmt: skip
-        axes.scatter(
-            speed,
-            quality,
-            60 + 700 * memory / most,
-            color=COLOURS[colour],
-            marker=MARKERS[colour],
-            alpha=0.75,
-            label=f"{label(model, 'en')}, {memory / 1e6:,.0f} MB",
-        )
-    axes.set(xlabel="tokens per second, one story (size: peak memory)", ylabel="rule pass rate", ylim=(-0.1, 1.08))
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.1)
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    legend = figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    for handle in legend.legend_handles:
-        handle.set_sizes([50])  # all alike: the size says memory in the chart alone
-    return figure
-
-
-def _retention_chart(report: dict[str, Any]) -> Any:
-    keys = [k for k in ("rule_pass_rate", "bits_per_byte", "reference_bits_per_byte", "probes", "judge") if any(r.get(k) is not None for r in report["retention"].values())]  # fmt: skip
-    figure, axes = _figure(1.4 + 0.35 * len(keys) * len(report["retention"]))
-    axes.axvspan(*TARGET, color="#009E73", alpha=0.2, label=f"target {TARGET[0]:.0%} – {TARGET[1]:.0%}")
-    axes.axvline(1, color="#3b2f2a", lw=1)
-    row, ticks = 0, []
-    for number_, (arm, kept) in enumerate(report["retention"].items()):
-        for key in keys:
-            if kept.get(key) is None:
-                continue
-            span = (report["retention_intervals"].get(arm) or {}).get(key)
-            colour = (2 + number_) % len(COLOURS)
-            if span:
-                axes.plot([min(span["low"], 1.6), min(span["high"], 1.6)], [row, row], color=COLOURS[colour], lw=2)
-            axes.plot(min(kept[key], 1.6), row, MARKERS[colour], color=COLOURS[colour], ms=8)
-            ticks.append(f"{arm}: {BY_KEY[key].en}")
-            row += 1
-    axes.set_yticks(range(row), ticks, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.65)
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    axes.set_xlabel("kept of the teacher")
-    axes.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def _probes_chart(models: list[dict[str, Any]]) -> Any:
-    figure, axes = _figure()
-    for place, (model, colour) in enumerate(zip(models, colours(models), strict=True)):
-        if model.get("probes"):
-            kinds = model["probes"]["by_type"]
-            shares = [k["pass"] / k["total"] for k in kinds.values()]
-            apart = (place - (len(models) - 1) / 2) * 0.6 / len(models)
-            axes.plot([i + apart for i in range(len(kinds))], shares, MARKERS[colour], color=COLOURS[colour], ms=8, alpha=0.8, label=label(model, "en"))  # fmt: skip
-            axes.set_xticks(range(len(kinds)), [choose(TYPES.get(k, (k, k)), "en") for k in kinds], fontsize=8)
-            axes.axhline(model["probes"]["chance"], color="#3b2f2a", ls="--", lw=1)
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    axes.set_ylabel("right (dashed: chance)")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def _boxes_chart(models: list[dict[str, Any]], key: str, axis: str) -> Any:
-    figure, axes = _figure(1.2 + 0.5 * len(models))
-    values = [[v for v in m.get(key) or () if v is not None] for m in models]
-    boxes = axes.boxplot(values, orientation="horizontal", patch_artist=True, widths=0.6)
-    for box, colour in zip(boxes["boxes"], colours(models), strict=True):
-        box.set(facecolor=COLOURS[colour], alpha=0.6)
-    axes.set_yticks(range(1, len(models) + 1), [label(m, "en") for m in models], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(axis)
-    return figure
+def pages(run_: Run, report: dict[str, Any]) -> dict[str, str]:
+    """The report's texts by file name; its charts are those that stand beside it."""
+    folder, pictures = run_.report_file.parent / "charts", {}
+    for language in LANGUAGES:
+        # Reports of older versions have their charts in English alone.
+        places = {n: [folder / f"{picture(n, k)}.svg" for k in (language, "en")] for n in drawable(report)}
+        there = {n: next((p for p in found if p.exists()), None) for n, found in places.items()}
+        texts = {n: p.read_text("utf-8") for n, p in there.items() if p}
+        pictures[language] = {n: text[text.index("<svg") :] for n, text in texts.items()}
+    return {"report.md": markdown(report, run_), "report.html": html(report, run_, pictures)}
 
 
 def write(run_: Run, report: dict[str, Any]) -> None:
     """report.md, report.html and charts/*.png, *.svg beside report.json."""
+    from lab import report_charts
+
     folder = run_.report_file.parent
     (folder / "charts").mkdir(parents=True, exist_ok=True)
-    pictures = {}
-    for name, figure in charts(report).items():
-        figure.savefig(folder / "charts" / f"{name}.png", dpi=150, metadata={"Software": None})
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        write_text(folder / "charts" / f"{name}.svg", text.getvalue())
-        pictures[name] = text.getvalue()[text.getvalue().index("<svg") :]
-    write_text(folder / "report.md", markdown(report, run_))
-    write_text(folder / "report.html", html(report, run_, pictures))
+    for language in LANGUAGES:
+        for name, figure in report_charts.charts(report, language).items():
+            place = folder / "charts" / picture(name, language)
+            figure.savefig(f"{place}.png", dpi=150, metadata={"Software": None})
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None})
+            write_text(Path(f"{place}.svg"), text.getvalue())
+    for name, text in pages(run_, report).items():
+        write_text(folder / name, text)

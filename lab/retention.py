@@ -36,7 +36,7 @@ QUALITY = (
     "keyword_rate",
 )
 """The quality axes of retention; bits per byte stands for perplexity, as it compares between vocabularies."""
-AS_THE_TEACHER = ("teacher_chrf", "self_chrf", "mean_characters")
+AS_THE_TEACHER = ("teacher_chrf", "self_chrf", "mean_characters", "distinct_1", "distinct_2", "distinct_3")
 """Numbers of which neither more nor less is better."""
 
 
@@ -88,7 +88,7 @@ def differences(a: dict[str, Sample], b: dict[str, Sample], same_tokens: bool = 
         if len(a[measure].top) != len(b[measure].top) or (measure.endswith("perplexity") and not same_tokens):
             continue
         one = difference(a[measure], b[measure])
-        lower = measure in LOWER_IS_BETTER or measure in ("general_bits_per_byte", "copied_rate")
+        lower = measure in LOWER_IS_BETTER or measure in ("general_bits_per_byte", "copied_rate", "mean_copy")
         told = one["shown"] and measure not in AS_THE_TEACHER
         one["better"] = ("a" if (one["difference"] < 0) == lower else "b") if told else None
         found[measure] = one

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
@@ -53,10 +53,29 @@ class Duel:
     high: float | None
 
 
+def against(run: Run, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """People's preferences among the ``models`` of a report, with intervals, as they stand in report.json.
+
+    A vote counts only where all that was read came from the very weights of the report; ``outdated`` are the others.
+    """
+    known: dict[str, set[str]] = {}
+    for m in models:
+        name = f"arm {m['name']}" if m["who"] == "arm" else m["who"]
+        known.setdefault(name, set()).update(x for x in (m.get("revision"), m.get("adapter")) if x)
+    rows = list(read_rows(run.votes_file))
+    current = [r for r in rows if all(a.get("revision") in known.get(a["name"], ()) for a in r["answers"])]
+    return {"duels": [asdict(d) for d in counted(current)], "outdated": len(rows) - len(current)}
+
+
 def count(run: Run) -> list[Duel]:
     """A duel for each pair of speakers that was voted on, most votes first; teacher is never ``first`` of a pair."""
+    return counted(read_rows(run.votes_file))
+
+
+def counted(rows: Iterable[dict[str, Any]]) -> list[Duel]:
+    """The same of the given votes."""
     tally: dict[tuple[str, str], list[int]] = {}
-    for row in read_rows(run.votes_file):
+    for row in rows:
         names = sorted((a["name"] for a in row["answers"]), key=lambda n: (n == "teacher", n == "base", n))
         for pair in combinations(names, 2):
             slot = {pair[0]: 0, pair[1]: 1, "tie": 2, "bad": 3}.get(row["winner"])

@@ -19,6 +19,7 @@ import torch
 from lab import domain, intervals, pairwise, retention
 from lab import report as rendering
 from lab.config import CompareConfig, TrainConfig
+from lab.diversity import distinct
 from lab.metrics import BitsPerByte, ChrF, Copied, DistinctN, PassAtK, TokenPerplexity, combined, compute
 from lab.models import open_model
 from lab.passages import Passages
@@ -28,6 +29,7 @@ from lab.records import Pair, Probe, Verdict, append_rows, read_json, read_rows,
 from lab.run import Run, find_run, new_run
 from lab.stages import compare as stage
 from lab.stages import train
+from lab.ui.texts import reason
 from tests.tiny import tiny_model
 
 
@@ -95,9 +97,12 @@ def test_report_holds_teacher_base_and_arm(compared: Run) -> None:
         assert model["tokens_per_second"] > 0 and model["first_token_seconds"] > 0 and model["peak_memory_bytes"] >= 0
         for name, spread in model["spread"].items():
             assert spread["rounds"] <= stage.ROUNDS and spread["low"] <= model[name] <= spread["high"]
-        for name in ("perplexity", "probes", "rule_pass_rate", "pass_at_4", "teacher_chrf", "self_chrf", "copied_rate"):
-            found = model["intervals"][name]
-            assert found["low"] <= found["value"] <= found["high"], name
+        for measure in rendering.MEASURES:
+            value = retention.number(model, measure.key)
+            if measure.axis == "quality" and value is not None:
+                found = model["intervals"][measure.key]
+                assert found["low"] <= found["value"] <= found["high"], measure.key
+                assert found["value"] == pytest.approx(value), "every quality number has its interval"
     assert arm["disk_bytes"] > base["disk_bytes"] > 0, "an adapter needs its base"
     assert report["retention"]["distilled"]["bits_per_byte"] == pytest.approx(
         teacher["bits_per_byte"] / arm["bits_per_byte"]
@@ -105,7 +110,8 @@ def test_report_holds_teacher_base_and_arm(compared: Run) -> None:
     around = report["retention_intervals"]["distilled"]["bits_per_byte"]
     assert around["low"] <= report["retention"]["distilled"]["bits_per_byte"] <= around["high"]
     tested = {(d["a"], d["b"]): d["measures"] for d in report["differences"]}
-    assert set(tested) == {("distilled", teacher["name"]), ("distilled", base["name"])}
+    pairs = [("distilled", teacher["name"]), ("distilled", base["name"]), (teacher["name"], base["name"])]
+    assert list(tested) == pairs, "every pair once, arms first"
     gained = tested["distilled", base["name"]]["bits_per_byte"]
     assert gained["difference"] == pytest.approx(arm["bits_per_byte"] - base["bits_per_byte"])
     answers = list(read_rows(compared.answers_file))
@@ -117,13 +123,82 @@ def test_report_holds_teacher_base_and_arm(compared: Run) -> None:
     lines = stage.table(report).splitlines()
     assert len(lines) == 6 and len({len(line) for line in lines[:4]}) == 1
     json.dumps(report, allow_nan=False)
-    for name in ("report.md", "report.html", "charts/quality.png", "charts/quality.svg", "charts/retention.svg"):
-        assert (compared.report_file.parent / name).stat().st_size > 500, name
-    page = (compared.report_file.parent / "report.html").read_text("utf-8")
-    assert report["verdict"]["ko"] in page and page.count("<svg") == 7, "every chart but that of the judge's marks"
-    for name in rendering.drawable(report):
-        for kind in ("png", "svg"):
-            assert (compared.report_file.parent / "charts" / f"{name}.{kind}").stat().st_size > 500, name
+
+
+def test_report_and_charts_come_in_both_languages(compared: Run) -> None:
+    report, folder = read_json(compared.report_file), compared.report_file.parent
+    page, text = ((folder / name).read_text("utf-8") for name in ("report.html", "report.md"))
+    assert page.count("<svg") == 2 * 8, "every chart but that of the judge's marks, in each language"
+    for language in rendering.LANGUAGES:
+        for told in (page, text):
+            assert report["verdict"][language] in told and report["flags"][0][language] in told
+            assert all(rendering.choose(h, language) in told for k, h in rendering.HEADS.items() if k not in ("duels", "votes"))  # fmt: skip
+            assert rendering.BY_KEY["rule_pass_rate"].name(language) in told
+        for name in rendering.drawable(report):
+            picture = rendering.picture(name, language)
+            assert f"(charts/{picture}.png)" in text and (folder / "charts" / f"{picture}.png").stat().st_size > 500
+            drawn = (folder / "charts" / f"{picture}.svg").read_text("utf-8")
+            assert rendering.label(report["models"][2], language) in drawn, name
+    probes = (folder / "charts" / "probes.ko.svg").read_text("utf-8")
+    assert "익은말" in probes and "Idiom" not in probes and "Idiom" in (folder / "charts" / "probes.svg").read_text("utf-8")  # fmt: skip
+    for entry in (report["models"][2]["adapter"], report["models"][1]["weights"], "learning_rate=0.01"):
+        assert entry in page and entry in text, "provenance: files, weights, settings"
+
+
+def test_memory_and_speed_are_drawn_against_their_targets(compared: Run) -> None:
+    from lab.ui import compare_charts as charts
+
+    report = read_json(compared.report_file)
+    rows = {key: (target, told) for key, target, told in rendering.spared(report)}
+    teacher, _, arm = report["models"]
+    (who, ratio, (low, high)) = rows["tokens_per_second"][1][0]
+    assert who["name"] == "distilled" and low <= ratio <= high
+    assert ratio == pytest.approx(arm["tokens_per_second"] / teacher["tokens_per_second"])
+    figure = charts.spared(report, "en")
+    ends = {round(s.x0, 4): s.x1 for s in figure.layout.shapes if s.type == "rect"}
+    assert ends[round(1 / charts.REACH, 4)] == pytest.approx(1 / 3) and ends[3.0] == charts.REACH
+    assert [list(t.x) for t in figure.data if len(t.x)] == [[x for *_, told in rows.values() for _, x, _ in told]]
+    assert charts.spared(report | {"retention": {}}, "en") is None, "no teacher, no chart"
+
+
+def test_votes_stand_in_the_report_and_those_for_other_weights_apart(compared: Run) -> None:
+    from lab import votes
+    from lab.ui import compare as tab
+
+    teacher, _, arm = read_json(compared.report_file)["models"]
+    shown = [
+        {"name": "arm distilled", "revision": arm["adapter"], "text": "가"},
+        {"name": "teacher", "revision": teacher["revision"], "text": "나"},
+    ]
+    try:
+        for choice in ("a", "a", "b", "tie", "bad"):
+            votes.vote(compared, choice, shown, "부탁", "local")
+        votes.vote(compared, "a", [shown[0] | {"revision": "another training"}, shown[1]], "부탁", "local")
+        found = rendering.current(compared)["votes"]
+        (duel,) = found["duels"]
+        assert (duel["wins"], duel["losses"], duel["ties"], duel["bad"], found["outdated"]) == (2, 1, 1, 1, 1)
+        assert duel["share"] == 2.5 / 4 and duel["low"] < 0.625 < duel["high"]
+        with ZipFile(tab.written(compared.id, "ko")["value"]) as archive:
+            packed = {n: archive.read(n).decode() for n in ("report.json", "report.md", "report.html")}
+        assert json.loads(packed["report.json"])["votes"] == found
+        for language, words in (("en", "Student after 2 : 1 Teacher"), ("ko", "배운 학생 2 : 1 교사")):
+            lines = rendering.vote_lines(rendering.current(compared), language)
+            assert len(lines) == 2 and words in lines[0] and f"{duel['low']:.0%} – {duel['high']:.0%}" in lines[0]
+            for told in (packed["report.md"], packed["report.html"], tab.people(compared, language)[0]):
+                assert all(escape(line) in told or line in told for line in lines)
+        assert compared.state("compare") == "done", "votes make nothing stale"
+    finally:
+        compared.votes_file.unlink()
+    assert rendering.current(compared)["votes"] == {"duels": [], "outdated": 0}
+
+
+def test_votes_cast_before_comparing_are_in_the_report(run_: Run) -> None:
+    from lab import votes
+
+    model = {"who": "teacher", "name": "t", "revision": "1"}, {"who": "base", "name": "b", "revision": "2"}
+    votes.vote(run_, "b", [{"name": m["who"], "revision": m["revision"]} for m in model], "부탁", "local")
+    (duel,) = votes.against(run_, model)["duels"]
+    assert (duel["first"], duel["wins"], duel["losses"]) == ("base", 1, 0)
 
 
 def test_perplexity_agrees_with_plain_torch(teacher: str) -> None:
@@ -157,7 +232,14 @@ def test_metrics_by_hand() -> None:
     scores = [[half], [3 * half, 3 * half, 3 * half]]
     both = combined(TokenPerplexity, BitsPerByte, predictions=scores, references=["ab", "가b"])
     assert both == {"perplexity": pytest.approx(2**2.5), "bits_per_byte": pytest.approx(10 / 6)}
-    assert compute(DistinctN, predictions=["토끼 토끼 곰"])["distinct_1"] == pytest.approx(2 / 3, abs=1e-4)
+    words = compute(DistinctN, predictions=["토끼 토끼 곰", "곰 새", "새 토끼 토끼 곰"])
+    assert words["distinct_1"] == pytest.approx(3 / 9) and words["distinct_2"] == pytest.approx(4 / 6)
+    # Without the first, second, third text.
+    assert words["without_1"] == pytest.approx([3 / 6, 3 / 7, 3 / 5])
+    assert words["without_2"] == pytest.approx([4 / 4, 3 / 5, 3 / 3])
+    stories = [s["output"] for s in domain.reference_stories()]
+    found, other = compute(DistinctN, predictions=stories), distinct(stories)
+    assert all(found[f"distinct_{n}"] == pytest.approx(other[f"distinct_{n}"], abs=1e-4) for n in (1, 2, 3))
     # Of 4 answers 2 are right: a draw of 2 misses both in 1 of 6 cases.
     assert compute(PassAtK, predictions=[[1, 0, 1, 0], [0, 0, 0, 0]], k=2)["scores"] == [pytest.approx(5 / 6), 0.0]
     same = compute(ChrF, predictions=["토끼가 왔어요.", ""], references=["토끼가 왔어요.", "곰"])
@@ -176,6 +258,8 @@ def test_copies_agree_with_a_search_by_hand() -> None:
         by_hand = longest_by_hand(whole, text)
         assert corpus.longest(text) == (by_hand if by_hand >= 12 else 0)
     piece = stories[0][20:60].strip()
+    greatest = intervals.greatest([0, 0, 5, 40])
+    assert greatest["value"] == greatest["high"] == 40 and greatest["low"] == 0 and greatest["n"] == 4
     found = compute(Copied, predictions=[piece, stories[4], ""], corpus=corpus)
     assert found["copied_rate"] == pytest.approx(1 / 3) and found["longest_copy"] == len(piece)
 
@@ -189,6 +273,24 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert 0.9 <= hits / 200 <= 0.995
     all_right = intervals.interval(intervals.mean([True] * 8))
     assert all_right["value"] == all_right["high"] == 1 and all_right["low"] == pytest.approx(0.676, abs=1e-3)
+
+
+def test_the_interval_of_different_words_covers_the_truth_as_often_as_it_says() -> None:
+    """Stories of words as frequent as Zipf has them, against the mean over many samples of as many stories."""
+    rng = np.random.default_rng(2)
+    words = np.array([f"w{i}" for i in range(3000)])
+    weight = 1 / np.arange(1, 3001)
+
+    def story() -> str:
+        own = weight * rng.exponential(1.0, 3000)  # every story has words of its own
+        return " ".join(rng.choice(words, 40, p=own / own.sum()))
+
+    samples = [compute(DistinctN, predictions=[story() for _ in range(25)]) for _ in range(120)]
+    truth = np.mean([s["distinct_1"] for s in samples])
+    found = [intervals.interval(intervals.of_whole(s["distinct_1"], s["without_1"])) for s in samples]
+    assert all(f["value"] == pytest.approx(s["distinct_1"]) for f, s in zip(found, samples, strict=True))
+    assert np.mean([f["low"] <= truth <= f["high"] for f in found]) >= 0.88
+    assert np.mean([f["high"] - f["low"] for f in found]) < 0.2
 
 
 def test_a_difference_is_tested_item_by_item() -> None:
@@ -366,26 +468,36 @@ def test_a_student_that_passes_where_the_teacher_passes_none_is_something_to_exp
 def test_tested_differences_are_written_with_interval_and_a_star_where_shown(compared: Run) -> None:
     report = report_of(0.8, 0.2, 0.8)
     heads, rows = rendering.tested(report, "en")
-    assert heads == ["arm − teacher", "arm − base"]
+    assert heads == ["Student after (arm) − Teacher", "Student after (arm) − Student before"]
     (rates,) = rows
     assert rates[0] == "Rule pass rate" and rates[1].startswith("0% [") and "★" not in rates[1]
     assert rates[2].startswith("+60% [+") and rates[2].endswith("★")
     shown = rendering.html_differences(report, "ko")
-    assert escape(rates[2]) in shown and rendering.STAR[1] in shown
+    assert escape(rates[2]) in shown and rendering.star(rows, "ko") in shown
+    assert "Of 2 tests about 1 would" in rendering.star(rows, "en")
     own = read_json(compared.report_file)
     text = (compared.report_file.parent / "report.md").read_text("utf-8")
-    assert f"distilled − {own['models'][1]['name']}" in text and "Tested differences" in text
-    assert "Tested differences" in (compared.report_file.parent / "report.html").read_text("utf-8")
+    for language in rendering.LANGUAGES:
+        heads, rows = rendering.tested(own, language)
+        assert " | ".join(heads) in text and f"| {' | '.join(rows[0])} |" in text
+    assert "Student after − Teacher" in text and "배운 학생 − 교사" in text
+
+
+def test_two_models_of_one_part_are_told_apart_by_their_names() -> None:
+    models = [{"who": "base", "name": "a"}, {"who": "base", "name": "b"}, {"who": "teacher", "name": "t"}]
+    assert rendering.names(models, "en") == {"a": "Student before (a)", "b": "Student before (b)", "t": "Teacher"}
 
 
 def test_likeness_is_no_contest_and_perplexity_none_across_vocabularies() -> None:
     a = {
-        k: intervals.mean([x + 2.0 for x in range(20)]) for k in ("self_chrf", "mean_characters", "perplexity", "judge")
+        k: intervals.mean([x + 2.0 for x in range(20)])
+        for k in ("self_chrf", "mean_characters", "distinct_2", "mean_copy", "perplexity", "judge")
     }
     b = {k: intervals.mean([float(x) for x in range(20)]) for k in a}
     found = retention.differences(a, b)
     assert found["self_chrf"]["shown"] and found["self_chrf"]["better"] is None
-    assert found["mean_characters"]["better"] is None and found["judge"]["better"] == "a"
+    assert found["mean_characters"]["better"] is found["distinct_2"]["better"] is None
+    assert found["judge"]["better"] == "a" and found["mean_copy"]["better"] == "b", "who copies more is no better"
     assert found["perplexity"]["better"] == "b" and "perplexity" not in retention.differences(a, b, same_tokens=False)
 
 
@@ -396,7 +508,14 @@ def test_flags_name_a_beaten_teacher_few_prompts_copies_and_a_model_compared_wit
     assert flagged(report_of(0.8, 0.2, 0.8)) == ""
     assert "beats its teacher on Rule pass rate" in flagged(report_of(0.5, 0.2, 0.9))
     assert "few" in flagged(report_of(0.8, 0.2, 0.8, 20))
+    assert "Only 12 test stories" in flagged(report_of(0.8, 0.2, 0.8) | {"test_pairs": 12})
+    assert flagged(report_of(0.8, 0.2, 0.8) | {"test_pairs": 30}) == ""
     report = report_of(0.8, 0.2, 0.8)
+    report["differences"][1]["measures"]["general_rate"] = {"better": "b"}
+    assert "arm has forgotten some of everyday Korean" in flagged(report) and "Everyday questions" in flagged(report)
+    report["differences"][1]["measures"]["general_rate"] = {"better": "a"}
+    report["differences"][0]["measures"]["general_rate"] = {"better": "b"}
+    assert flagged(report) == "", "worse than the teacher is no forgetting"
     report["models"][2] |= {"weights": "base", "copied_rate": 0.5, "longest_copy": 80}
     assert "arm copies: 50%" in flagged(report) and "base and arm hold the same weights" in flagged(report)
     assert "nothing was learned" in retention.verdict(report)["en"]
@@ -472,15 +591,17 @@ def test_exercises_are_answered_by_the_run_or_name_the_command(run_: Run, studen
         "best-whole": TrainConfig(keep_top=0.3, method="full"),
     }
     models = [{"who": "arm", "name": n, "rule_pass_rate": 0.5, "bits_per_byte": 1.0} for n in arms]
-    nothing = " ".join(" ".join(x) for x in rendering.exercises({"models": []}, run_))
+    nothing = " ".join(" ".join(x) for x in rendering.exercises({"models": []}, run_, "en"))
     assert "--keep-top 0.3" in nothing and "--data human" in nothing
     for name, config in arms.items():
         write_json(run_.stage_folder("train", name) / "config.json", asdict(config))
-    told = [answer for _, answer, *_ in rendering.exercises({"models": models}, run_)]
+    told = [answer for _, answer in rendering.exercises({"models": models}, run_, "en")]
     assert told[0] == "30%: best 50%, 1.000; 30%: best-whole 50%, 1.000; no filter: all 50%, 1.000; no difference is shown"  # fmt: skip
+    korean = [answer for _, answer in rendering.exercises({"models": models}, run_, "ko")]
+    assert korean[0].startswith("30%: best 50%") and "거르지 않음: all 50%" in korean[0]
     assert "distilled: best-whole 50%" in told[1] and "people: people 50%" in told[1]
     tested = [{"a": "all", "b": "best", "measures": {"rule_pass_rate": {"better": "b"}}}]
-    told = [answer for _, answer, *_ in rendering.exercises({"models": models, "differences": tested}, run_)]
+    told = [answer for _, answer in rendering.exercises({"models": models, "differences": tested}, run_, "en")]
     assert told[0].endswith("shown to be better: best > all (Rule pass rate)") and told[1].endswith("no difference is shown")  # fmt: skip
 
 
@@ -518,6 +639,7 @@ def test_the_tab_shows_verdict_charts_intervals_and_provenance(compared: Run) ->
         shown = {name: plot["visible"] for name, plot in zip(tab.DRAWN, plots, strict=True)}
         assert shown == dict.fromkeys(tab.DRAWN, True) | {"scores": False}, "there was no judge"
         assert report["models"][2]["weights"] in below and report["models"][1]["revision"] in below
+        assert all(escape(x) in below for x in rendering.provenance(report, language))
         around = report["models"][2]["intervals"]["bits_per_byte"]
         assert f"{around['low']:.3f} – {around['high']:.3f}" in below
 
@@ -551,6 +673,22 @@ def test_answers_stand_side_by_side_sorted_by_difference(run_: Run) -> None:
     assert "부탁9" not in shown and "<b>글" not in shown and shown.count("<article") == 9
     asked = tab.answers(run_, "ko", "as_asked")[0]
     assert asked.index("부탁0") < asked.index("부탁1") < asked.index("부탁2")
+    for language, words in (("ko", "이 글에만 있는 잘못: "), ("en", "faults only here: ")):
+        rest = tab.answers(run_, language, "as_asked")[0].rpartition("부탁0")[2]
+        (first, _, _), second = rest.partition("부탁1"), rest.rpartition("부탁1")[2].partition("부탁2")[0]
+        assert words not in first, "no fault, nothing to tell"
+        assert f"{words}{reason('too_short', language)}, {reason('refusal', language)}" in second
+
+
+def test_how_an_answer_differs_from_the_teachers_is_said() -> None:
+    from lab.ui import compare as tab
+
+    teacher = {"who": "teacher", "name": "t", "reasons": ["too_long", "meta"], "text": "가" * 30, "judge": 4.5}
+    arm = {"who": "arm", "name": "distilled", "reasons": ["meta", "too_short"], "text": "가" * 10, "judge": 2.0}
+    told = tab.apart({"teacher": teacher, "arm distilled": arm}, "en")
+    assert "Compared with: Teacher" in told and f"faults only here: {reason('too_short', 'en')} ·" in told
+    assert f"faults not here: {reason('too_long', 'en')} ·" in told and "judge -2.5" in told and "length -20" in told
+    assert tab.apart({"arm distilled": arm}, "en") == "" == tab.apart({"teacher": teacher}, "en")
 
 
 def test_two_runs_are_shown_together_and_other_tasks_are_said_so(compared: Run) -> None:
@@ -584,4 +722,4 @@ def test_the_report_is_packed_for_downloading(compared: Run) -> None:
 
     with ZipFile(tab.written(compared.id, "ko")["value"]) as archive:
         names = archive.namelist()
-    assert {"report.html", "report.md", "report.json", "charts/quality.png", "charts/quality.svg"} <= set(names)
+    assert {"report.html", "report.md", "report.json", "charts/quality.png", "charts/quality.ko.svg"} <= set(names)

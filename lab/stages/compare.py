@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import domain
+from lab import domain, votes
 from lab.config import CompareConfig, FilterConfig
-from lab.intervals import Sample, interval, mean
+from lab.intervals import Sample, greatest, interval, mean, of_whole
 from lab.passages import SPAN, Passages, find_leaks
 from lab.problems import Problem
 from lab.progress import Progress
@@ -43,6 +43,8 @@ SERVING = 16
 SERVING_TOKENS = 16
 """Tokens of a story alone, rows and tokens of a serving batch: enough for a steady rate, 0.1 to 1 s of a small model."""
 GENERAL_TOKENS = 40
+TRAINED_WITH = ("method", "data", "keep_top", "student", "learning_rate", "epochs", "seed")
+"""Settings of an arm's training that the report names, so that two arms are known apart by more than a hash."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
     duels = _judged(config, measured)
     for one in measured:
         one.row["intervals"] = {name: interval(s) for name, s in one.samples.items() if s.count}
+        one.row["intervals"]["longest_copy"] = greatest(one.row["copies"])
     report = _report(run_, config, texts, measured, duels, trained, leaks, len(leaked))
     append_rows(run_.answers_file, [row for one in measured for row in _rows(one)])
     write_json(run_.report_file, report)
@@ -270,23 +273,30 @@ def _report(
         "retention_intervals": {
             m.row["name"]: retained_intervals(m.samples, t.samples) for t in teachers for m in arms
         },
-        "differences": [
-            {
-                "a": a.row["name"],
-                "b": b.row["name"],
-                "measures": differences(a.samples, b.samples, a.row["tokenizer"] == b.row["tokenizer"]),
-            }
-            for i, a in enumerate(measured)
-            for j, b in enumerate(measured)
-            if a.row["who"] == "arm" and (b.row["who"] != "arm" or j < i)
-        ],
+        "differences": _tested(measured),
         "duels": duels,
+        "votes": votes.against(run_, [m.row for m in measured]),
         "leaks": leaks[:LEAKS_LISTED],
         "leak_counts": {s: sum(x["set"] == s for x in leaks) for s in ("reference", "probes", "general", "test")},
     }
     report["verdict"] = verdict(report)
     report["flags"] = renderings.flags(report)
     return report
+
+
+def _tested(measured: list[Measured]) -> list[dict[str, Any]]:
+    """Every pair of models once, its differences tested: arms first, each against whom it is held (teacher, students, older arms)."""
+    rank = {"base": 0, "teacher": 1, "arm": 2}
+    order = sorted(range(len(measured)), key=lambda i: (rank[measured[i].row["who"]], i), reverse=True)
+    pairs = [(measured[a], measured[b]) for place, a in enumerate(order) for b in order[place + 1 :]]
+    return [
+        {
+            "a": a.row["name"],
+            "b": b.row["name"],
+            "measures": differences(a.samples, b.samples, a.row["tokenizer"] == b.row["tokenizer"]),
+        }
+        for a, b in pairs
+    ]
 
 
 def _versions() -> dict[str, str]:
@@ -315,7 +325,9 @@ def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry,
             row |= {"weights": weights_hash(model), "dtype": str(model.model.dtype).removeprefix("torch.")}
             row |= {"device": model.device.type, "tokenizer": content_id(sorted(model.tokenizer.get_vocab().items()))}
             if entry.who == "arm":
+                trained = run_.config("train", entry.name)
                 row["adapter"] = fingerprint(resolve(entry.spec))
+                row["trained_with"] = {k: getattr(trained, k) for k in TRAINED_WITH}
             progress.step(before)
             for prefix, pairs in (("", texts.test), ("reference_", texts.reference)):
                 found, by_item = likelihood(model, pairs, prefix)
@@ -497,13 +509,16 @@ def _assess(
         samples[f"pass_at_{k}"] = mean(compute(PassAtK, predictions=tries, k=k)["scores"])
     copies = compute(Copied, predictions=outputs, corpus=texts.known)
     samples["copied_rate"] = mean([n >= SPAN for n in copies["lengths"]])
+    samples["mean_copy"] = mean(copies["lengths"])
+    words = compute(DistinctN, predictions=outputs)
+    for n in (1, 2, 3):
+        samples[f"distinct_{n}"] = of_whole(words[f"distinct_{n}"], words[f"without_{n}"])
     # Each answer against that to the next prompt: how alike the model's stories are to one another.
     samples["self_chrf"] = mean(compute(ChrF, predictions=outputs, references=outputs[1:] + outputs[:1])["scores"])
     samples["mean_characters"] = mean([len(t) for t in outputs])
     row |= {name: s.value for name, s in samples.items() if name not in ("probes", "reference_perplexity", "reference_bits_per_byte")}  # fmt: skip
     row |= {"judge": None, "teacher_chrf": None, "longest_copy": copies["longest_copy"]}
-    row["lengths"] = [len(t) for t in outputs]
-    row |= compute(DistinctN, predictions=outputs)
+    row["lengths"], row["copies"] = [len(t) for t in outputs], copies["lengths"]
     row["reasons"] = {r: sum(r in f for _, f in first) for r in sorted({r for _, f in first for r in f})}
     return Measured(
         row,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from html import escape
 from pathlib import Path
@@ -11,16 +12,15 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import gradio as gr
 
 from lab import report as rendering
-from lab import votes
 from lab.config import preset_config
 from lab.records import Pair, Verdict, read_json, read_rows
 from lab.run import Run, runs
 from lab.ui import compare_charts as charts
 from lab.ui import form, story
 from lab.ui.page import ACT, QUIET, Page, find, needed
-from lab.ui.texts import say
+from lab.ui.texts import reason, say
 
-DRAWN = ("kept", "rates", "speed", "bits", "probes", "radar", "lengths", "scores")
+DRAWN = ("kept", "spared", "rates", "bits", "speed", "probes", "radar", "lengths", "scores")
 BESIDE = ("rule_pass_rate", "bits_per_byte", "tokens_per_second")
 """Measures that are drawn for two runs."""
 ORDERS = ("differ", "student_worse", "as_asked")
@@ -34,9 +34,9 @@ def build(page: Page) -> None:
     form.build(page, "compare", preset_config("compare", "mini"))
     verdict = gr.HTML()
     plots = []
-    for _ in range(0, len(DRAWN), 2):
+    for place in range(0, len(DRAWN), 2):
         with gr.Row():
-            plots += [gr.Plot(show_label=False, visible=False, min_width=300) for _ in range(2)]
+            plots += [gr.Plot(show_label=False, visible=False, min_width=300) for _ in DRAWN[place : place + 2]]
     table = gr.HTML()
     page.show(view, [verdict, *plots, table], lambda run: [run.report_file])
     voted = gr.HTML()
@@ -73,6 +73,7 @@ def view(run: Run | None, language: str) -> list[Any]:
         return [first, *(gr.update(visible=False) for _ in DRAWN), ""]
     figures = {
         "kept": lambda: charts.kept(report, language) if report["retention"] else None,
+        "spared": lambda: charts.spared(report, language),
         "probes": lambda: charts.probes(models, language) if any(m.get("probes") for m in models) else None,
     } | {
         n: lambda n=n: getattr(charts, n)(models, language)
@@ -85,8 +86,9 @@ def view(run: Run | None, language: str) -> list[Any]:
         f'<p class="count"><b>{escape(arm)}</b> {escape(rendering.kept_line(report, arm, language))}</p>'
         for arm in report["retention"]
     )
-    below = f"{rendering.html_table(models, language)}{_count(report, language)}{differences(report, language)}"
-    below += duels(report, language)
+    below = rendering.html_table(models, language)
+    below += f'<p class="count">{escape(rendering.measured_on(report, language))}</p>'
+    below += differences(report, language) + duels(report, language)
     assert run is not None  # a report was read from it
     return [
         _box(report["verdict"][language], flags, language) + kept,
@@ -100,61 +102,32 @@ def _box(said: str, flags: list[str], language: str) -> str:
     return f'<div class="welcome"><b>{say("verdict", language)}</b> {escape(said)}{f"<ul>{notes}</ul>" if notes else ""}</div>'
 
 
-def _count(report: dict[str, Any], language: str) -> str:
-    words = say(
-        "measured_on",
-        language,
-        prompts=report["prompts"],
-        test=report["test_pairs"],
-        reference=report["reference_stories"],
-    )
-    return f'<p class="count">{words}</p>'
+def _head(key: str, language: str) -> str:
+    return rendering.choose(rendering.HEADS[key], language)
 
 
 def differences(report: dict[str, Any], language: str) -> str:
     """Every tested difference with its interval, folded."""
     table = rendering.html_differences(report, language)
-    title = rendering.choose(rendering.DIFFERENCES, language)
-    return f"<details><summary>{title}</summary>{table}</details>" if table else ""
+    return f"<details><summary>{_head('differences', language)}</summary>{table}</details>" if table else ""
 
 
 def duels(report: dict[str, Any], language: str) -> str:
     """The judge's duels: who won how often, plain and at equal length."""
-    lines = []
-    for d in report.get("duels", ()):
-        rate, equal = d["win_rate"], d["win_rate_at_equal_length"]
-        said = say(
-            "judged_duel",
-            language,
-            a=escape(d["a"]),
-            b=escape(d["b"]),
-            wins=d["wins"],
-            ties=d["ties"],
-            losses=d["losses"],
-            rate=f"{rate['value']:.0%} ({rate['low']:.0%} – {rate['high']:.0%})",
-            equal=f"{equal['value']:.0%} ({equal['low']:.0%} – {equal['high']:.0%})",
-            judge=escape(d["judge"]),
-        )
-        more = say("one_order", language) if d["orders"] == 1 else say("both_orders", language, share=f"{d['disagreed']:.0%}")  # fmt: skip
-        if d.get("same_family"):
-            more += " " + say("judge_family", language, family=escape(d["same_family"]))
-        lines.append(f"<p>{said}<small>{more}</small></p>")
-    return f'<h3>{say("duels_title", language)}</h3><div class="duels">{"".join(lines)}</div>' if lines else ""
+    told = (rendering.duel_line(report, d, language) for d in report.get("duels", ()))
+    lines = [f"<p>{escape(said)}<small>{escape(note)}</small></p>" for said, note in told]
+    return f'<h3>{_head("duels", language)}</h3><div class="duels">{"".join(lines)}</div>' if lines else ""
 
 
 def people(run: Run | None, language: str) -> list[str]:
     """The blind votes of the Chat tab beside the judge."""
-    report = read_json(run.report_file, {}) if run else {}
-    found = votes.count(run) if run and report.get("models") else []
-    if not found:
-        return [f'<p class="count">{say("no_votes", language)}</p>' if report.get("models") else ""]
-    lines = []
-    for d in found:
-        words = say("duel", language, first=escape(d.first), second=escape(d.second), wins=d.wins, losses=d.losses, ties=d.ties, bad=d.bad)  # fmt: skip
-        if d.share is not None:
-            words += " " + say("duel_share", language, first=escape(d.first), share=f"{d.share:.0%}", low=f"{d.low:.0%}", high=f"{d.high:.0%}")  # fmt: skip
-        lines.append(f"<p>{words}</p>")
-    return [f"<h3>{say('tally', language)}</h3>{''.join(lines)}"]
+    report = rendering.current(run) if run else {}
+    if not report.get("models"):
+        return [""]
+    lines = rendering.vote_lines(report, language)
+    if not lines:
+        return [f'<p class="count">{say("no_votes", language)}</p>']
+    return [f"<h3>{_head('votes', language)}</h3>{''.join(f'<p>{escape(line)}</p>' for line in lines)}"]
 
 
 def leaks(report: dict[str, Any], language: str) -> str:
@@ -174,24 +147,15 @@ def leaks(report: dict[str, Any], language: str) -> str:
 
 def exercises(report: dict[str, Any], run: Run, language: str) -> str:
     """The questions of the course, answered by this run."""
-    at = 2 if language == "ko" else 0
-    found = rendering.exercises(report, run)
-    lines = "".join(f"<dt>{escape(x[at])}</dt><dd>{escape(x[at + 1])}</dd>" for x in found)
-    return f"<h3>{say('exercises_title', language)}</h3><dl>{lines}</dl>"
+    found = rendering.exercises(report, run, language)
+    lines = "".join(f"<dt>{escape(asked)}</dt><dd>{escape(answer)}</dd>" for asked, answer in found)
+    return f"<h3>{_head('exercises', language)}</h3><dl>{lines}</dl>"
 
 
 def provenance(report: dict[str, Any], language: str) -> str:
-    """Which weights exactly, so that nobody compares a model with itself."""
-    rows = "".join(
-        f"<tr><td>{escape(rendering.label(m, language))}</td><td>{escape(str(m['name']))}</td><td>{escape(str(m.get('revision') or '–'))}</td>"
-        f"<td>{m.get('weights') or '–'}</td><td>{m.get('dtype') or '–'}</td><td>{m.get('device') or '–'}</td></tr>"
-        for m in report["models"]
-    )
-    head = "".join(f"<th>{say(k, language)}</th>" for k in ("who", "model", "revision", "weights", "dtype", "device"))
-    return (
-        f"<details><summary>{say('provenance', language)}</summary>"
-        f'<div class="scroll"><table class="measures"><tr>{head}</tr>{rows}</table></div></details>'
-    )
+    """Which weights exactly, with which settings, so that nobody compares a model with itself."""
+    lines = rendering.html_list(rendering.provenance(report, language))
+    return f"<details><summary>{_head('provenance', language)}</summary>{lines}</details>"
 
 
 def difference(rows: dict[str, dict[str, Any]]) -> float:
@@ -226,9 +190,27 @@ def answers(run: Run | None, language: str, order: str = ORDERS[0], number: floa
     ]
     for _, rows in found[first : first + ROWS]:
         cards = [_card(r, language) for r in rows.values()]
-        gap = f"{abs(difference(rows)):.2g}"
-        parts.append(story.shelf(cards) + f'<p class="count">{say("gap", language, gap=gap)}</p>')
+        parts.append(story.shelf(cards) + apart(rows, language))
     return ["".join(parts)]
+
+
+def apart(rows: dict[str, dict[str, Any]], language: str) -> str:
+    """How each answer to a prompt differs from the teacher's (else the untrained student's): faults, judge's mark, length."""
+    first = rows.get("teacher") or rows.get("base")
+    if not first:
+        return ""
+    lines = []
+    for row in (r for r in rows.values() if r is not first):
+        facts = []
+        for key, has, lacks in (("only_here", row, first), ("not_here", first, row)):
+            found = [reason(r, language) for r in has["reasons"] if r not in lacks["reasons"]]
+            facts += [say(key, language, reasons=", ".join(found))] if found else []
+        if row["judge"] is not None and first["judge"] is not None:
+            facts.append(say("judge_apart", language, n=f"{row['judge'] - first['judge']:+.1f}"))
+        facts.append(say("length_apart", language, n=f"{len(row['text']) - len(first['text']):+d}"))
+        lines.append(f"<li><b>{escape(rendering.label(row, language))}</b> {escape(' · '.join(facts))}</li>")
+    whom = say("apart_from", language, who=escape(rendering.label(first, language)))
+    return f'<div class="count">{whom}<ul>{"".join(lines)}</ul></div>' if lines else ""
 
 
 def _card(row: dict[str, Any], language: str) -> str:
@@ -262,19 +244,17 @@ def beside(run: Run | None, language: str, other_id: str | None = None) -> list[
 
 
 def written(run_id: str | None, language: str) -> Any:
-    """The report as page, Markdown and JSON with all charts, packed for downloading."""
-    folder = needed(run_id, language).report_file.parent
-    if not (folder / "report.html").exists():
+    """The report as page, Markdown and JSON with all charts and the votes of this moment, packed for downloading."""
+    run = needed(run_id, language)
+    report = rendering.current(run)
+    if not report.get("models"):
         raise gr.Error(say("empty_compare", language), title=say("error", language), print_exception=False)
-    names = [
-        "report.html",
-        "report.md",
-        "report.json",
-        *(f"charts/{p.name}" for p in sorted((folder / "charts").glob("*"))),
-    ]
     # A folder of Gradio's own: LAB_HOME may lie where it serves nothing from.
     path = Path(tempfile.mkdtemp()) / f"report-{run_id}.zip"
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
-        for name in names:
-            archive.write(folder / name, name)
+        for name, text in rendering.pages(run, report).items():
+            archive.writestr(name, text)
+        archive.writestr("report.json", json.dumps(report, ensure_ascii=False, indent=1))
+        for chart in sorted((run.report_file.parent / "charts").glob("*")):
+            archive.write(chart, f"charts/{chart.name}")
     return gr.update(value=str(path), visible=True)

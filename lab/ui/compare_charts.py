@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from math import log10
 from textwrap import wrap
 from typing import Any
 
-from lab.report import BITS, BY_KEY, COLOURS, SHARES, TYPES, bounds, choose, colours, label
+from lab.report import BITS, BY_KEY, COLOURS, KEPT, REACH, SHARES, TYPES, WIDEST, bounds, choose, colours, label
+from lab.report import spared as of_teacher
 from lab.retention import TARGET, number
 from lab.ui.charts import blank
 from lab.ui.texts import say
 
 SYMBOLS = ("square", "circle", "triangle-up", "diamond", "triangle-down", "cross", "x")
 """Of the same places as report.COLOURS."""
-KEPT = ("rule_pass_rate", "judge", "bits_per_byte", "reference_bits_per_byte", "probes", "character_rate", "keyword_rate")  # fmt: skip
 GRID = "rgba(128,110,95,.35)"
 BELOW = 95
 """Pixels for ticks and a legend of three lines, as it has on a phone."""
-WIDEST = 1.5
-"""Share of the teacher at which the retention chart ends."""
 
 
 def _looks(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -178,6 +177,35 @@ def kept(report: dict[str, Any], language: str) -> Any:
     figure.add_vrect(x0=TARGET[0], x1=TARGET[1], fillcolor=COLOURS[2], opacity=0.2, line_width=0)
     figure.add_vline(x=1, line={"color": "#7a6a5c", "width": 2})
     figure.update_xaxes(tickformat=".0%", range=[-0.02, WIDEST + 0.05])
+    return figure
+
+
+def spared(report: dict[str, Any], language: str) -> Any:
+    """Memory and speed of each arm as multiples of its teacher's; green is where the target is reached. None without a teacher."""
+    rows, models = of_teacher(report), report["models"]
+    if not rows:
+        return None
+    figure = blank(_titled("spared_chart", language), 66 + BELOW + len(rows) * (30 + 16 * len(report["retention"])))
+    by_arm = [{a["name"]: (ratio, span) for a, ratio, span in told} for *_, told in rows]
+    values = [[own.get(m["name"], (None, None)) if m["who"] == "arm" else (None, None) for own in by_arm] for m in models]  # fmt: skip
+    _dots(figure, models, values, language, ".2f")
+    for trace in figure.data:
+        trace.showlegend = trace.x is not None and len(trace.x) > 0
+    _rows(figure, [BY_KEY[key].name(language).removesuffix("(MB)").strip() for key, *_ in rows])
+    for place, (_, target, _) in enumerate(rows):
+        ends = (target, REACH) if target > 1 else (1 / REACH, target)
+        figure.add_shape(
+            type="rect", x0=ends[0], x1=ends[1], y0=place - 0.42, y1=place + 0.42,
+            fillcolor=COLOURS[2], opacity=0.2, line_width=0, layer="below",
+        )  # fmt: skip
+    figure.add_vline(x=1, line={"color": "#7a6a5c", "width": 2})
+    ticks = {"0.1": "×0.1", "0.3333": "×⅓", "1": "×1", "3": "×3", "10": "×10"}
+    figure.update_xaxes(
+        type="log",
+        range=[-log10(REACH), log10(REACH)],
+        tickvals=[float(t) for t in ticks],
+        ticktext=list(ticks.values()),
+    )
     return figure
 
 
