@@ -6,6 +6,7 @@ import re
 
 from lab.records import Pair, Verdict, append_rows
 from lab.run import new_run
+from lab.ui import charts
 from lab.ui import filter as tab
 
 
@@ -24,3 +25,9 @@ def test_a_page_of_the_ledger_is_a_sample_and_each_row_stands_on_one_page() -> N
     seen = [id_ for page in (1, 2, 3, 4) for id_ in re.findall(r'data-id="(\w+)"', shown(page))]
     assert seen == sorted(ids)
     assert re.findall(r'data-id="(\w+)"', shown(1, "kept")) == sorted(ids[::2])[:12]
+
+
+def test_where_the_slider_stands_is_written_neither_on_the_line_of_one_half_nor_on_the_axis() -> None:
+    for rate, side in ((0.05, "top"), (0.4, "bottom"), (0.55, "top")):
+        drawn = charts.pass_curve([(1.0, rate), (3.0, rate)], 3.0, "en")
+        assert drawn.data[1].textposition == f"{side} center" and drawn.data[1].text == (f"now {rate:.0%}",)

@@ -70,12 +70,14 @@ def test_numbers_are_live_while_the_job_is_going_and_then_from_its_end() -> None
     assert "1,234" in generate.live(run, "en")[0]  # before the first row
     append_rows(run.pairs_file, [PAIR.row()])
     shown = generate.numbers(run, "en")
-    assert "1,234" in shown and "9 · 50 · 81 %" in shown and "$1.25" in shown
+    assert "1,234" in shown and "$1.25" in shown
+    spread = generate.live(run, "en")[1]
+    assert all(share in spread for share in (">9%<", ">50%<", ">81%<", "distinct-3"))
     write_json(run.job_file, job | {"state": "done"})
     run.begin("generate", run.config("generate"))
     run.finish("generate", {"pairs": 1, "self_bleu": 31.4, "near_duplicates": 0.02})
-    shown = generate.numbers(run, "en")
-    assert "1,234" not in shown and "31" in shown and "2.0%" in shown
+    shown, spread, _ = generate.live(run, "en")
+    assert "1,234" not in shown and ">31<" in spread and ">2.0%<" in spread
 
 
 COVERAGE = {
@@ -99,16 +101,19 @@ def test_coverage_and_phrasings_are_shown_while_the_job_goes_on_and_from_its_end
     else:
         run.begin("generate", run.config("generate"))
         run.finish("generate", found)
-    numbers, table = generate.live(run, "en")
-    assert "150 / 160" in numbers and "Characters · 0-2 times each" in numbers
-    assert "4 / 4" in numbers and "Ages · 9 times each" in numbers
-    assert "나이 · 각 9번" in generate.live(run, "ko")[0]
+    _, spread, table = generate.live(run, "en")
+    cells = [re.sub(r"<[^>]*>", " ", cell).split() for cell in re.findall(r"<div>(.*?)</div>", spread)]
+    assert [" ".join(cell) for cell in cells] == [
+        "Characters 150 / 160 0-2 times each",
+        "Ages 4 / 4 9 times each",
+    ]
+    assert "width:93.8%" in spread and "각 9번" in generate.live(run, "ko")[1]
     rows = re.findall(r"<tr>(<td.*?)</tr>", table)
     assert [re.findall(r"<td>(.*?)</td>", row)[1:] for row in rows] == [
         ["13", "199", "0%", "40%"],
         ["12", "301", "25%", "70%"],
     ]
-    assert "주인공: 주인공 / 낱말: 낱말 하나, 낱말 둘 / 200~400자" in rows[1]
+    assert "주인공: <i>주인공</i> / 낱말: <i>낱말 1</i>, <i>낱말 2</i> / 200~400자" in rows[1]
 
 
 def test_charts_count_characters_and_lengths() -> None:

@@ -52,9 +52,11 @@ def pass_curve(points: list[tuple[float, float]], threshold: float, language: st
         x=[t for t, _ in points], y=[r for _, r in points], mode="lines", line={"color": BLUE, "width": 3}
     )
     now = min(points, key=lambda p: abs(p[0] - threshold))
+    # On the side where there is room: neither on the line of one half nor on the axis.
+    side = "bottom" if 0.2 < now[1] < 0.5 else "top"
     figure.add_scatter(
         x=[now[0]], y=[now[1]], mode="markers+text", marker={"color": ORANGE, "size": 13},
-        text=[f"{say('now', language)} {now[1]:.0%}"], textposition="top center",
+        text=[f"{say('now', language)} {now[1]:.0%}"], textposition=f"{side} center",
     )  # fmt: skip
     figure.add_hline(y=0.5, line={"color": RED, "dash": "dot", "width": 1})
     figure.update_yaxes(tickformat=".0%", range=[0, 1.08])

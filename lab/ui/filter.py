@@ -36,6 +36,7 @@ element.addEventListener('click', event => {
 });
 """
 CARD_CSS = """
+.story .foot { align-items:center; }
 button[data-keep] { margin-left:auto; border:1px solid var(--line); border-radius:99px; padding:.3rem .9rem; min-height:2rem;
   background:var(--paper); color:var(--ink); cursor:pointer; font-size:.82rem; }
 button[data-keep]:hover, button[data-keep]:focus-visible { border-color:var(--accent); }

@@ -28,14 +28,32 @@ SHELF = 12
 STATES = {"ok": "good", "fail": "bad"}
 
 
+LOOK_CSS = ".welcome { margin-bottom:.8rem; }"
+SPREAD_CSS = """
+.coverage { display:grid; grid-template-columns:repeat(auto-fill,minmax(max(9.2rem,(100% - 3rem)/5),1fr)); gap:.5rem .75rem; margin:.3rem 0 .6rem; }
+.coverage div { display:flex; flex-wrap:wrap; justify-content:space-between; align-items:baseline; gap:0 .6rem; font-size:.86rem; color:var(--soft); }
+.coverage b { color:var(--ink); font-variant-numeric:tabular-nums; }
+.coverage i { flex:1 1 100%; height:.3rem; border-radius:99px; background:var(--wash); overflow:hidden; margin:.15rem 0; }
+.coverage i b { display:block; height:100%; background:#0072B2; }
+"""
+PHRASINGS_CSS = """
+td:first-child { white-space:normal; min-width:8.5rem; line-height:1.6; }
+@media (max-width:640px) {
+  th, td { padding:.35rem .3rem; font-size:.8rem; white-space:normal; overflow-wrap:normal; }
+  td:first-child div { display:-webkit-box; -webkit-box-orient:vertical; -webkit-line-clamp:3; overflow:hidden; }
+}
+td:first-child i { font-style:normal; border-radius:.25rem; padding:0 .2em; background:var(--wash); }
+"""
+
+
 def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_generate")
     form.build(page, "generate", preset_config("generate", "mini"), also=("preview", "check"))
     with page.label(gr.Accordion("", open=False, elem_id="look"), label="look_section") as drawer:
         page.about("about_look")
-        ahead, teacher = gr.HTML(), gr.HTML()
-    counts = gr.HTML()
+        ahead, teacher = gr.HTML(css_template=LOOK_CSS), gr.HTML(css_template=LOOK_CSS)
+    counts, spread = gr.HTML(), gr.HTML(css_template=SPREAD_CSS, elem_id="spread")
     with gr.Row():
         plots = [gr.Plot(show_label=False, visible=False, min_width=300) for _ in range(2)]
     with gr.Row():
@@ -46,7 +64,7 @@ def build(page: Page) -> None:
     shelf = gr.HTML()
     with page.label(gr.Accordion("", open=False, elem_id="phrasings"), label="phrasings_section"):
         page.about("about_phrasings")
-        phrasings = gr.HTML()
+        phrasings = gr.HTML(css_template=PHRASINGS_CSS)
     with page.label(gr.Accordion("", open=False, elem_id="own"), label="own_section"):
         _build_own(page)
     page.show(look, [drawer, ahead, teacher], lambda run: [run.preview_file, run.check_file])
@@ -54,7 +72,7 @@ def build(page: Page) -> None:
     page.show(view, [counts, shelf], lambda run: [run.pairs_file], (search, number))
     # The first batch may take a minute: its speed is shown before its first row.
     ends = lambda run: [run.job_file, run.stage_folder("generate") / "done.json"]  # noqa: E731
-    page.show(live, [counts, phrasings], ends)
+    page.show(live, [counts, spread, phrasings], ends)
 
 
 def view(run: Run | None, language: str, search: str = "", number: float = 1) -> list[str]:
@@ -75,10 +93,15 @@ def view(run: Run | None, language: str, search: str = "", number: float = 1) ->
 
 
 def live(run: Run | None, language: str) -> list[str]:
-    """What changes while the job goes on, besides stories and charts: the numbers, and what is told by phrasing."""
-    return (
-        [numbers(run, language), by_phrasing(run, language)] if run else ["", story.empty("empty_phrasings", language)]
-    )
+    """What changes while the job goes on, besides stories and charts: numbers, coverage, what is told by phrasing."""
+    if run is None:
+        return ["", "", story.empty("empty_phrasings", language)]
+    facts = measured(run)
+    return [
+        numbers(run, language),
+        spread_of(facts, language),
+        by_phrasing(facts.get("by_phrasing", {}), language),
+    ]
 
 
 def measured(run: Run) -> dict[str, Any]:
@@ -104,44 +127,64 @@ def numbers(run: Run, language: str) -> str:
     facts = measured(run)
     if going and "tokens_per_second" in facts:
         items.append((f"{facts['tokens_per_second']:,.0f}", say("tokens_per_second", language)))
-    if "distinct_1" in facts:
-        shares = " · ".join(f"{100 * facts[f'distinct_{n}']:.0f}" for n in (1, 2, 3))
-        items.append((f"{shares} %", say("distinct", language)))
-    for key, shape in (("near_duplicates", "{:.1%}"), ("self_bleu", "{:.0f}")):
-        if facts.get(key) is not None:
-            items.append((shape.format(facts[key]), say(key, language)))
     if facts.get("dollars"):
         items.append((f"${facts['dollars']:,.2f}", say("dollars", language)))
-    return story.facts(items) + covered(facts.get("coverage", {}), language)
+    return story.facts(items)
 
 
-def covered(found: dict[str, dict[str, int]], language: str) -> str:
-    """For each attribute of the grid how many of its values were asked for, and how often each of them."""
-    if not found:
-        return ""
-    items = []
-    for name, c in found.items():
+SPREAD = {
+    "distinct_1": "{:.0%}",
+    "distinct_2": "{:.0%}",
+    "distinct_3": "{:.0%}",
+    "near_duplicates": "{:.1%}",
+    "self_bleu": "{:.0f}",
+}
+
+
+def spread_of(facts: dict[str, Any], language: str) -> str:
+    """How different the stories are, and for each attribute of the grid how many of its values were asked for how often."""
+    items = [
+        (shape.format(facts[key]), say(key, language)) for key, shape in SPREAD.items() if facts.get(key) is not None
+    ]
+    text = story.facts(items) if items else ""
+    cells = ""
+    for name, c in facts.get("coverage", {}).items():
         times = f"{c['least']:,}" if c["least"] == c["most"] else f"{c['least']:,}-{c['most']:,}"
-        each = say("coverage_each", language, name=say(f"cover_{name}", language), times=times)
-        items.append((f"{c['used']:,} / {c['of']:,}", each))
-    return f'<p class="count">{say("coverage_title", language)}</p>{story.facts(items)}'
+        cells += (
+            f"<div><span>{say(f'cover_{name}', language)}</span> <b>{c['used']:,} / {c['of']:,}</b>"
+            f'<i aria-hidden="true"><b style="width:{100 * c["used"] / c["of"]:.1f}%"></b></i>'
+            f"<small>{say('times_each', language, times=times)}</small></div>"
+        )
+    if cells:
+        text += f'<p class="count">{say("coverage_title", language)}</p><div class="coverage">{cells}</div>'
+    return text
 
 
-def by_phrasing(run: Run, language: str) -> str:
-    """A table of what each instruction phrasing brought, most different stories last."""
-    found = measured(run).get("by_phrasing")
+def by_phrasing(found: dict[str, dict[str, Any]], language: str) -> str:
+    """A table of what each instruction phrasing brought, most alike first."""
     if not found:
         return story.empty("empty_phrasings", language)
-    slots = {"A": "주인공", "k1": "낱말 하나", "k2": "낱말 둘"} | {name: ko for ko, name in domain.ATTRIBUTES.items()}
-    texts = {p["id"]: domain.fill(p["text"], slots) for p in domain.phrasings()}
     rows = "".join(
-        f"<tr><td>{escape(texts.get(id_, id_))}</td><td>{g['pairs']:,}</td><td>{g['characters']:,.0f}</td>"
+        f"<tr><td><div>{_phrasing(id_)}</div></td><td>{g['pairs']:,}</td><td>{g['characters']:,.0f}</td>"
         f"<td>{g['cut_off']:.0%}</td><td>{g['distinct_2']:.0%}</td></tr>"
         for id_, g in sorted(found.items(), key=lambda x: x[1]["distinct_2"])
     )
     keys = ("phrasing", "pairs", "mean_length", "truncated", "two_words")
     head = "".join(f"<th>{say(key, language)}</th>" for key in keys)
-    return f'<div class="scroll"><table class="measures phrasings"><tr>{head}</tr>{rows}</table></div>'
+    return f'<div class="scroll"><table class="measures"><tr>{head}</tr>{rows}</table></div>'
+
+
+SLOTS = {"A": "주인공", "k1": "낱말 1", "k2": "낱말 2"} | {name: ko for ko, name in domain.ATTRIBUTES.items()}
+
+
+def _phrasing(id_: str) -> str:
+    """A phrasing as people read it, its slots marked with what goes there."""
+
+    def named(slot: re.Match[str]) -> str:
+        word = SLOTS[slot[1]]
+        return f"<i>{word}</i>" + (domain.particle(word, slot[2], slot[3]) if slot[2] is not None else "")
+
+    return next((domain.SLOT.sub(named, escape(p["text"])) for p in domain.phrasings() if p["id"] == id_), escape(id_))
 
 
 def drawn(run: Run | None, language: str) -> list[Any]:

@@ -52,7 +52,7 @@ CSS = """
 .stories { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr)); gap:.9rem; }
 .story { border:1px solid var(--line); border-radius:14px; padding:1rem 1.15rem; background:var(--paper); color:var(--ink); }
 .story.dropped { border-left:4px solid #D55E00; } .story.kept { border-left:4px solid #009E73; }
-.story .ask { color:var(--soft); font-size:.86rem; line-height:1.5; border-bottom:1px dashed var(--line); padding-bottom:.5rem; margin-bottom:.6rem; }
+.story .ask { color:var(--soft); font-size:.86rem; line-height:1.5; border-bottom:1px dashed var(--line); padding-bottom:.5rem; margin-bottom:.6rem; white-space:pre-line; }
 .story .text { line-height:1.85; font-size:1rem; white-space:pre-wrap; }
 .story .foot { margin-top:.6rem; display:flex; flex-wrap:wrap; gap:.35rem; font-size:.8rem; color:var(--soft); }
 .chip { border-radius:99px; padding:.08rem .55rem; background:var(--wash); color:var(--ink); }
