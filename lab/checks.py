@@ -13,7 +13,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from lab import wording
 from lab.config import FilterConfig
 from lab.domain import has_final_consonant, short_name
-from lab.morphemes import WORD, called, misfits, morphemes, starts, stuttered, uses
+from lab.morphemes import WORD, garbled, known, last_called, misfits, morphemes, starts, stuttered, uses
 from lab.records import Pair
 
 REASONS = (
@@ -48,30 +48,49 @@ NEW_WORDS = 0.42
 ALIKE = 5
 """Sentences of the narration, of 9 or more characters, that are the same but for one word (토토는 두 번째 사과를 땄어요).
 Calibrated: at most three in a good story."""
+CHANGED = 4
+"""Different words in the same place between the same three words (소소는 * 가서 빛나고), numbers aside, outside quotes.
+Calibrated: three at most in a good story."""
+DOUBLED = 2
+"""Different words with a subject or object particle that stand twice in a row (코를 코를); calibrated, none in a good story."""
+HANGING = 2
+"""Sentences of the narration that stop after a subject, an object or "because"; calibrated, one at most in a good story."""
+MIXED = 3
+"""Sentences of the narration in plain style and as many in polite style; calibrated, one at most in a good story."""
+GONE = 0.2
+"""The part of the story after which the character is named no more. Calibrated: 0.25 in a good story."""
 ECHO = 16
 """Characters (spaces left out, character and key words blanked) copied from the instruction."""
 EMOJI = 3
 """Emoji in a story for reading aloud; one or two are taken for decoration."""
-RARE_SYLLABLES = 3
-"""Hangul syllables outside the 2,350 of KS X 1001, which hold all of everyday Korean."""
+RARE_SYLLABLES = 2
+"""Different Hangul syllables outside the 2,350 of KS X 1001, which hold nearly all of everyday Korean (not 얘 with a past)."""
 RUN_TOGETHER = 11
 """Different syllables in one word; calibrated: 나뭇가지투성이였지요 has nine, and sounds drawn out repeat theirs."""
 LISTED_ITEMS = 12
 """Short items in a row between commas; a teller names three to eight things."""
+COUNTED_ITEMS = 20
+"""The same where they are counted (머루 셋, 다래 넷); who counts for children stops at ten or twenty."""
 CLIPPED_ENDINGS = 0.34
 """Share of sentences that end in -음/-함 (memo style)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A reason and the span of ``pair.output`` that gave it, where there is one."""
+    """A reason, and the span of ``pair.output`` that gave it or the words that are missing there."""
 
     reason: str
     start: int | None = None
     end: int | None = None
+    missing: tuple[str, ...] = ()
+
+    def shown(self) -> list[int] | list[str] | None:
+        """What the ledger stores: start and end, or the missing words; None where there is nothing to point at."""
+        return [self.start, self.end] if self.start is not None and self.end is not None else [*self.missing] or None
 
 
 QUOTED = re.compile(r"“[^”]*”|‘[^’]*’|\"[^\"\n]*\"|'[^'\n]*'|「[^」]*」|『[^』]*』")
+_QUOTE = re.compile(r"[“”\"]")
 SENTENCE = re.compile(r"[^.!?…\n]+[.!?…]*[”\"’']?")
 
 
@@ -87,9 +106,65 @@ def sentences(text: str) -> tuple[str, ...]:
     return tuple(s.strip() for s in SENTENCE.findall(text) if WORD.search(s))
 
 
+def _syllables(finals: Iterable[int], vowels: Iterable[int] = range(21)) -> str:
+    """The Hangul syllables with one of these final consonants (0: none) and vowels, as a class for patterns."""
+    finals, vowels = [*finals], [*vowels]
+    return "[" + "".join(chr(0xAC00 + (c * 21 + v) * 28 + f) for c in range(19) for v in vowels for f in finals) + "]"
+
+
+_OPEN, _CLOSED_SYLLABLE = _syllables([0]), _syllables(range(1, 28))
+_SS, _B = _syllables([20]), _syllables([17])
+
+
 def _first(reason: str, pattern: re.Pattern[str], text: str) -> Finding | None:
     match = pattern.search(text)
     return Finding(reason, *match.span()) if match else None
+
+
+def _several(reason: str, hits: Iterable[re.Match[str]], least: int, different: bool = True) -> Finding | None:
+    """The first of ``hits`` where there are ``least`` of them, each wording counted once if they must be ``different``."""
+    found: dict[Any, re.Match[str]] = {}
+    for match in hits:
+        found.setdefault(match[0] if different else match.start(), match)
+    return Finding(reason, *next(iter(found.values())).span()) if len(found) >= least else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """The last word of a sentence: where it stands, its morphemes, whether it is all that there is."""
+
+    start: int
+    end: int
+    parts: tuple[Any, ...]
+    alone: bool
+
+
+@lru_cache(maxsize=8)
+def _endings(text: str) -> tuple[_Ending, ...]:
+    """How the sentences of a narration end, those with a full stop, an exclamation or a question mark."""
+    found = []
+    for sentence in SENTENCE.finditer(text):
+        words = list(WORD.finditer(text, *sentence.span()))
+        if words and sentence[0].rstrip().endswith((".", "!", "?")):
+            found.append(_Ending(*words[-1].span(), morphemes(words[-1][0]), len(words) == 1))
+    return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _unpaired(text: str) -> tuple[int, bool] | None:
+    """The first quotation mark without its other half, and whether it opens; a mark between two letters may do either."""
+    opened: int | None = None
+    for mark in _QUOTE.finditer(text):
+        at, end = mark.span()
+        before, after = text[at - 1 : at].strip(), text[end : end + 1].strip()
+        opens = mark[0] == "“" or (mark[0] == '"' and not before and bool(after))
+        closes = mark[0] == "”" or (mark[0] == '"' and bool(before) and not after)
+        if opened is not None and opens:
+            return opened, True
+        if opened is None and closes:
+            return at, False
+        opened = at if opened is None else None
+    return None if opened is None else (opened, True)
 
 
 def too_short(pair: Pair, config: FilterConfig) -> Finding | None:
@@ -133,12 +208,8 @@ def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
     tail = Finding("truncated", max(last, len(text) - 12), len(text))
     if pair.finish == "length":
         return tail
-    if text.count("“") != text.count("”") and text.rfind("“") > text.rfind("”"):
-        return Finding("truncated", text.rfind("“"), len(text))
-    if text.count('"') % 2 and text.count('"') > 0:
-        at = text.rfind('"')
-        if at < len(text) - 1 and (at == 0 or text[at - 1].isspace()):
-            return Finding("truncated", at, len(text))
+    if (lone := _unpaired(text)) and lone[1] and lone[0] < len(text) - 1 and not _QUOTE.search(text, lone[0] + 1):
+        return Finding("truncated", lone[0], len(text))
     if text.count("「") > text.count("」") or text.count("『") > text.count("』"):
         return Finding("truncated", max(text.rfind("「"), text.rfind("『")), len(text))
     if text.count("‘") > text.count("’") and text.rfind("‘") > text.rfind("’") and not _CLOSED.search(text):
@@ -162,6 +233,8 @@ _STUCK = re.compile(
     r"([가-힣]{1,8}(?:는|은|을|를|에게|에서|으로))(?:\s+\1(?![가-힣])){2,}|[가-힣](?:는는|를를)(?![가-힣])"
 )
 """A word with its particle three times running, a particle twice."""
+_TWICE = re.compile(r"(?<![가-힣])([가-힣]+[을를이가])\s+\1(?![가-힣])")
+_NUMERAL = re.compile(r"\d|(?:한|두|세|네|하나|둘|셋|넷|다섯|여섯|일곱|여덟|아홉|열|스물|서른|첫)")
 _PARTICLE = re.compile(
     r"(?<=[가-힣]{2})(?:에게서|에게|한테|에서|까지|부터|처럼|보다|마다|으로|이랑|하고|은|는|이|가|을|를|에|의|도|만|로|와|과|랑|네|들)$"
 )
@@ -218,7 +291,23 @@ def repetition_scores(text: str) -> dict[str, float]:
         "new_words": round(len(set(stems)) / max(1, len(stems)), 3),
         "words": len(stems),
         "alike": alike,
+        "changed": max(map(len, _changed(narration(text)).values()), default=0),
     }
+
+
+@lru_cache(maxsize=8)
+def _changed(text: str) -> dict[tuple[str, ...], dict[str, tuple[int, int]]]:
+    """Three words of a narration around a gap -> the words that fill it and where they stand; counting is no loop.
+
+    The gap is inside, as what stands before and after a refrain always differs.
+    """
+    found: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
+    words = list(WORD.finditer(text))
+    for a, b, c, d in zip(words, words[1:], words[2:], words[3:], strict=False):
+        for frame, gap in (((a[0], "", c[0], d[0]), b), ((a[0], b[0], "", d[0]), c)):
+            if not _NUMERAL.match(gap[0]) and len(set(frame)) > 2:
+                found.setdefault(frame, {}).setdefault(gap[0], (a.start(), d.end()))
+    return found
 
 
 def repeats(scores: dict[str, float]) -> bool:
@@ -230,6 +319,7 @@ def repeats(scores: dict[str, float]) -> bool:
         or scores["grams"] >= REPEATED_GRAMS
         or scores["compression"] < COMPRESSION
         or scores["alike"] >= ALIKE
+        or scores["changed"] >= CHANGED
         or (scores["words"] >= 25 and scores["new_words"] < NEW_WORDS)
     )
 
@@ -239,19 +329,32 @@ def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     text = pair.output
     if stutter := _STUTTER.search(text) or _STUCK.search(text) or stuttered(text):
         return Finding("repetition", *stutter.span())
-    if not repeats(repetition_scores(text)):
-        return None
+    twice = (m for m in _TWICE.finditer(narration(text)) if morphemes(m[1])[-1].tag in ("JKO", "JKS"))
+    if found := _several("repetition", twice, DOUBLED):
+        return found
+    return Finding("repetition", *_loop(text)) if repeats(repetition_scores(text)) else None
+
+
+def _loop(text: str) -> tuple[int, int]:
+    """What shows a loop best: a sentence that comes again, words with one of them changed, the longest words that return."""
     seen: set[str] = set()
     for match in SENTENCE.finditer(text):
         key = "".join(WORD.findall(match[0]))
         if len(key) >= 6 and key in seen:
-            return Finding("repetition", *match.span())
+            return match.end() - len(match[0].lstrip()), match.end()
         seen.add(key)
+    for places in _changed(narration(text)).values():
+        if len(places) >= CHANGED:
+            return [*places.values()][1]
     words = list(WORD.finditer(text))
-    for a, b, c in zip(words, words[1:], words[2:], strict=False):
-        if a[0] == b[0] == c[0]:
-            return Finding("repetition", a.start(), c.end())
-    return Finding("repetition")
+    for length in range(min(8, len(words)), 1, -1):
+        before: set[tuple[str, ...]] = set()
+        for part in zip(*(words[i:] for i in range(length)), strict=False):
+            key = tuple(m[0] for m in part)
+            if key in before:
+                return part[0].start(), part[-1].end()
+            before.add(key)
+    return 0, len(text)
 
 
 TASK_WORDS = 2
@@ -381,6 +484,9 @@ _BROKEN = re.compile(
 )
 
 
+# Syllables lost to a question mark (숲?에), a particle on a line of its own.
+_LOST = re.compile(r"[가-힣]\?[가-힣]")
+_LOOSE = re.compile(r"(?<=[가-힣])\n(?:은|는|을|를|의|에게|에서) ")
 _LONG_WORD = re.compile(rf"[가-힣]{{{RUN_TOGETHER},}}")
 
 
@@ -395,36 +501,63 @@ def broken_text(pair: Pair, config: FilterConfig) -> Finding | None:
     found = _first("broken_text", _BROKEN, text) or _first("broken_text", _MOJIBAKE, text)
     if found:
         return found
-    emoji = list(_EMOJI.finditer(text))
-    if len(emoji) >= EMOJI:
-        return Finding("broken_text", *emoji[0].span())
-    if strange := {c for c in text if "가" <= c <= "힣"} - _everyday_syllables():
-        rare = [i for i, c in enumerate(text) if c in strange]
-        if len(rare) >= RARE_SYLLABLES:
-            return Finding("broken_text", rare[0], rare[0] + 1)
+    if found := _several("broken_text", _EMOJI.finditer(text), EMOJI, different=False):
+        return found
+    strange = {c for c in text if "가" <= c <= "힣"} - _everyday_syllables()
+    if len(strange) >= RARE_SYLLABLES:
+        at = min(map(text.index, strange))
+        return Finding("broken_text", at, at + 1)
     for run in _LONG_WORD.finditer(text):
         if len(set(run[0])) >= RUN_TOGETHER:
             return Finding("broken_text", *run.span())
+    told = narration(text)
+    for hits in (_LOST, _LOOSE):
+        if found := _several("broken_text", hits.finditer(told), 2, different=False):
+            return found
+    for ending in _endings(told):
+        if garbled(ending.parts):
+            return Finding("broken_text", ending.start, ending.end)
+    if (lone := _unpaired(text)) and not (lone[1] and truncated(pair, config)):
+        start, end = next((s.span() for s in SENTENCE.finditer(text) if s.end() > lone[0]), (lone[0], lone[0] + 1))
+        return Finding("broken_text", lone[0] if lone[1] else start, end)
     words = text.split()
     if len(words) > 20 and sum(len(w) == 1 for w in words) > 0.5 * len(words):
-        return Finding("broken_text")
+        return Finding("broken_text", 0, len(text))
     hangul = sum("가" <= c <= "힣" for c in text)
     if len(text) > 60 and (len(words) < hangul / 9 or unicodedata.normalize("NFC", text) != text):
-        return Finding("broken_text")
+        return Finding("broken_text", 0, len(text))
     return None
+
+
+_ACTS = re.compile(r"(?<![가-힣])([가-힣]{2,})(?:은|는|이|가)(?![가-힣])")
+_I = re.compile(r"(?<![가-힣])(?:나는|난|내가|나를|나의|나도|저는|제가|저를|저도|우리는|우리가)(?![가-힣])")
 
 
 def missing_character(pair: Pair, config: FilterConfig) -> Finding | None:
-    """The main character does not appear under its name."""
-    return None if not pair.character.strip() or called(pair.character, pair.output) else Finding("missing_character")
+    """The main character does not appear under its name, or only where the story begins and then another one's does."""
+    if not pair.character.strip():
+        return None
+    text = pair.output
+    last = last_called(pair.character, text)
+    if last is None:
+        return Finding("missing_character", missing=(pair.character.strip(),))
+    return Finding("missing_character", *last) if last[0] < GONE * len(text) and _succeeded(pair, last[1]) else None
+
+
+def _succeeded(pair: Pair, end: int) -> bool:
+    """Whether somebody new acts twice after ``end``, and nobody who may be the main character: 나는, 임금님은."""
+    told = narration(pair.output)
+    kinds = [kind[-2:] for kind in pair.character.split()[:-1]]
+    if _I.search(told) or any(kind in told[end:] for kind in kinds):
+        return False
+    acting = Counter(m[1] for m in _ACTS.finditer(told, end))
+    return any(n > 1 and who not in told[:end] and who not in pair.keywords for who, n in acting.items())
 
 
 def missing_keyword(pair: Pair, config: FilterConfig) -> Finding | None:
-    """A key word that the story does not use in any form."""
-    for word in pair.keywords:
-        if word.strip() and not uses(word.strip(), pair.output):
-            return Finding("missing_keyword")
-    return None
+    """Key words that the story does not use in any form."""
+    missing = tuple(w.strip() for w in pair.keywords if w.strip() and not uses(w.strip(), pair.output))
+    return Finding("missing_keyword", missing=missing) if missing else None
 
 
 def unsafe(pair: Pair, config: FilterConfig) -> Finding | None:
@@ -464,35 +597,33 @@ _NUMBERED = re.compile(r"(?<!\d)(\d{1,2})[.)]\s+(?=[가-힣“\"‘'])")
 _ITEMS = re.compile(rf"(?:[가-힣 ]{{1,8}},\s?){{{LISTED_ITEMS},}}")
 _QA = re.compile(r"^\s*(?:질문|문제|문|물음|답|대답|답변|정답|Q|A|문답)\s?\d?\s?[:：.)]", re.M)
 _SCRIPT = re.compile(r"(?:^|(?<=[.!?…)”\"]) )\s*[가-힣A-Z ]{1,8}\s?(?:\([^)]{1,20}\)\s?)?[:：]\s*\S", re.M)
-_PAST = re.compile(
-    r"[았었였했갔왔났랐렀렸졌쳤셨됐섰샀탔폈컸꼈켰췄줬뒀웠혔겼넸냈됐웠켰껐떴썼렀뗐댔챘쟀봤놨찼짰팠잤깼뺐](?:어요|지요|답니다|습니다|다|죠|단다|어|지|고|는데|지만|네|거든|을)"
-)
-_FORMAL_PRESENT = re.compile(
-    r"(?:합|입|됩|십|립|납|킵|깁|칩|집|씁|습|갑|봅|줍|둡|눕|웁|춥|굽|쉽|낍|넙|럽|랍|맙|삽|찹|탑|팝|닙|닙|돕|둡|훕|껍|압|웁|큽|쏩|룹)니다[.\s]"
-)
+_PAST = re.compile(rf"(?![있겠]){_SS}(?:어요|지요|답니다|습니다|다|죠|단다|어|지|고|는데|지만|네|거든|을)")
+_FORMAL_PRESENT = re.compile(rf"{_B}니다[.\s]")
 
 
 def not_a_story(pair: Pair, config: FilterConfig) -> Finding | None:
     """A recipe, a lexicon entry, questions and answers, a list, an advertisement, a play script, code."""
     text = narration(pair.output)
     for pattern, least in ((_QA, 2), (_LISTED, 3), (_SCRIPT, 3)):
-        hits = list(pattern.finditer(text))
-        if len(hits) >= least:
-            return Finding("not_a_story", *hits[0].span())
-    steps = [int(m[1]) for m in _NUMBERED.finditer(text)]
-    if steps[:3] == [1, 2, 3] or ((items := _ITEMS.search(text)) and "셋" not in items[0]):
-        return Finding("not_a_story")
+        if found := _several("not_a_story", pattern.finditer(text), least, different=False):
+            return found
+    steps = list(_NUMBERED.finditer(text))[:3]
+    if [int(m[1]) for m in steps] == [1, 2, 3]:
+        return Finding("not_a_story", steps[0].start(), steps[2].end())
+    for items in _ITEMS.finditer(text):
+        if "셋" not in items[0] or items[0].count(",") >= COUNTED_ITEMS:
+            return Finding("not_a_story", *items.span())
     count = len(sentences(text))
     past = len(_PAST.findall(text))
-    reasoned = list(wording.ESSAY.finditer(text))
-    if len(reasoned) >= 4 and past <= 0.25 * count:
-        return Finding("not_a_story", *reasoned[0].span())
-    hits = list(wording.NOT_STORY.finditer(text))
-    if len(hits) >= 2 or (hits and past <= 0.25 * count):
-        return Finding("not_a_story", *hits[0].span())
+    still = past <= 0.25 * count
+    found = _several("not_a_story", wording.ESSAY.finditer(text), 4, different=False) if still else None
+    found = found or _several("not_a_story", wording.NOT_STORY.finditer(text), 1 if still else 2, different=False)
+    if found:
+        return found
     # Nothing ever happened: all sentences state in the formal present, and nobody speaks or acts in the past.
-    if count >= 5 and past == 0 and len(_FORMAL_PRESENT.findall(text + "\n")) >= 0.7 * count and text == pair.output:
-        return Finding("not_a_story")
+    stated = list(_FORMAL_PRESENT.finditer(text + "\n"))
+    if count >= 5 and past == 0 and len(stated) >= 0.7 * count and text == pair.output:
+        return Finding("not_a_story", stated[0].start(), stated[-1].end() - 1)
     return None
 
 
@@ -505,57 +636,55 @@ _CLIPPED_NOUN = re.compile(
 
 
 def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
-    """Swearing, net slang, memo style (-음/-함), news and office style. Plain -다 and a teller's -단다 are fine."""
+    """Swearing, net slang, memo style (-음/-함), news and office style, plain and polite endings in turn.
+
+    Plain -다 all along and a teller's -단다 are fine.
+    """
     text = pair.output
     found = _first("wrong_register", wording.SWEAR, text)
     if found:
         return found
-    slang = list(wording.SLANG.finditer(text))
-    if len(slang) >= 2:
-        return Finding("wrong_register", *slang[0].span())
-    news = {m[0]: m for m in wording.NEWS.finditer(narration(text))}
-    if len(news) >= 2:
-        return Finding("wrong_register", *next(iter(news.values())).span())
-    lines = sentences(narration(text))
-    clipped = [s for s in lines if _CLIPPED.search(s) and not _CLIPPED_NOUN.search(s)]
-    if len(clipped) >= 3 and len(clipped) >= CLIPPED_ENDINGS * len(lines):
-        at = text.find(clipped[0])
-        return Finding("wrong_register", at, at + len(clipped[0])) if at >= 0 else Finding("wrong_register")
-    return None
+    told = narration(text)
+    found = _several("wrong_register", wording.SLANG.finditer(text), 2, different=False)
+    found = found or _several("wrong_register", wording.NEWS.finditer(told), 2)
+    if found:
+        return found
+    clipped = [m for m in SENTENCE.finditer(told) if _CLIPPED.search(m[0]) and not _CLIPPED_NOUN.search(m[0])]
+    if len(clipped) >= 3 and len(clipped) >= CLIPPED_ENDINGS * len(sentences(told)):
+        return Finding("wrong_register", *clipped[0].span())
+    forms = [(e, e.parts[-1].form) for e in _endings(told) if e.parts[-1].tag in ("EF", "EC")]
+    plain = [e for e, form in forms if form in ("다", "ᆫ다", "는다")]
+    polite = [e for e, form in forms if form.endswith(("요", "니다", "죠"))]
+    fewer = min(plain, polite, key=len)
+    return Finding("wrong_register", fewer[0].start, fewer[0].end) if len(fewer) >= MIXED else None
 
 
-_OPEN = "[" + "".join(chr(0xAC00 + i) for i in range(0, 11172, 28)) + "]"
-_CLOSED_SYLLABLE = "[" + "".join(chr(c) for i in range(0, 11172, 28) for c in range(0xAC01 + i, 0xAC1C + i)) + "]"
 _EUL = re.compile(rf"([가-힣]*{_OPEN})을(?![가-힣])")
 _EUL_OK = frozenset("마가노고지나부이저그여우으누느더거니어")
-GRAMMAR = re.compile(
-    rf"(?<![가-힣])(?!들를)[가-힣]*{_CLOSED_SYLLABLE}를(?![가-힣])|[가-힣]+{_CLOSED_SYLLABLE}와(?=[\s,])|(?:은는|는은|을를|를을|에게를|에서를|에를|에게에)(?![가-힣])"
-    r"|습니다(?:요|어요|네요|죠|고요|는)|니다어요|(?:[았었했였]어요|어요|아요|했다|습니다)(?:는|은|를|을|가|에|의)(?=[\s.,])|[았었했였]다요|[가-힣]다요[.!?]|하였어요는|(?:되어|돼)졌|되어지|되어져|나와졌|질러졌|주어졌어요|들어와졌|(?:하는|한|되는|[가-힣]는) 것을 (?:가졌|주었|시작했|얻었|받았)|그것에 의해|그것으로부터|그 자신(?:에게|을|의)"
-    r"|[가-힣]+(?:했|었|았|였)(?:는|은) (?:것이었어요는|거예요는)|에게 에게|을 을 |를 를 |은 은 |는 는 |하게 하였어요는|[가-힣]{2,}게 있었어요|됐는 거|였게 하|가니까\?|것을 놀랐|고 싶을 거예요\.”|갔다가\.(?=\s|$)|의 위를|다를 하고|꿈이 있었어요\. 그러나 [가-힣]+ 것이었"
+# Particles of the wrong form or two of a kind; two endings, or a particle on one; what no verb form can be (날아갔. 물었요
+# 웃었어었어요 가았어요 기쁘었어요 서었어요 살아어요; but 나았다, 자았다, 그었다, 저었다); passives of passives.
+_MISFORMED = re.compile(
+    rf"(?<![가-힣])(?!들를)[가-힣]*{_CLOSED_SYLLABLE}를(?![가-힣])|[가-힣]+{_CLOSED_SYLLABLE}와(?=[\s,])"
+    r"|(?:은는|는은|을를|를을|에게를|에서를|에를|에게에|으로에)(?![가-힣])"
+    r"|습니다(?:요|어요|네요|죠|고요|는)|니다어요|[가-힣]다요[.!?]|(?<=[가-힣])[아어여해]어요(?![가-힣])"
+    r"|(?:어요|아요|했다|습니다)(?:는|은|를|을|가|에|의)(?=[\s.,])"
+    rf"|{_SS}(?![가-힣…—~-]|\s?\.\.)|{_SS}(?:요(?![가-힣])|니다|습[어았었]|어[았었])|[았었][았었]었|보았았|하여었"
+    rf"|(?![나자]){_syllables([0], [0])}았|(?!저){_syllables([0], [4])}었|(?!그){_syllables([0], [18])}었"
+    r"|(?:되어|돼|나와|들어와)졌|그것(?:에 의해|으로부터)|(?<![가-힣])그 자신(?:에게|을|의)"
 )
 _MISFIT = re.compile(
     rf"(?<![가-힣])[가-힣]*(?:{_OPEN}(은|이|과|을|으로|이라는)|{_CLOSED_SYLLABLE}(는|가|로|라는))(?![가-힣])"
 )
-_KNOWN_WRONG = (
-    ("는", True),
-    ("가", True),
-    ("로", True),
-    ("라는", True),
-    ("랑", True),
-    ("은", False),
-    ("을", False),
-    ("과", False),
-    ("이랑", False),
-    ("으로", False),
-    ("이라는", False),
-)
+_STACKED = re.compile(r"(?<![가-힣])[가-힣]{2,}(?:가|를|을)(?:는|은|이|가|을|를|도)(?![가-힣])")
+_MODIFIER = re.compile(r"(?<![가-힣])([가-힣]+[는은])\s+했(?:어요|다|지요|답니다|습니다)")
+_WRONG_AFTER = {True: ("는", "가", "로", "라는", "랑"), False: ("은", "을", "과", "이랑", "으로", "이라는")}
+"""Particles that do not stand after a final consonant (True) or after none."""
 
 
 def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
     """Particles of the wrong form (우산를, 토토은), doubled particles and endings, translated passives."""
     text = pair.output
-    found = _first("ungrammatical", GRAMMAR, text)
-    if found:
+    if found := _first("ungrammatical", _MISFORMED, text) or _unfinished(narration(text)):
         return found
     for match in _EUL.finditer(text):
         word = match[1]
@@ -563,14 +692,20 @@ def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
             return Finding("ungrammatical", *match.span())
     names = [w for w in (_called(pair), *pair.keywords) if len(w) > 1 and "가" <= w[-1] <= "힣"]
     for word in names:
-        closed = has_final_consonant(word)
-        for form, after_closed in _KNOWN_WRONG:
-            if closed != after_closed or (form in ("로", "랑") and (ord(word[-1]) - 0xAC00) % 28 == 8):
+        for form in _WRONG_AFTER[has_final_consonant(word)]:
+            if form in ("로", "랑") and (ord(word[-1]) - 0xAC00) % 28 == 8:
                 continue
             for at in starts(word + form, text):
                 end = at + len(word) + len(form)
                 if not "가" <= text[end : end + 1] <= "힣" and not (form == "을" and word.endswith(("가", "마", "노"))):
                     return Finding("ungrammatical", at, end)
+    for match in _STACKED.finditer(text):
+        tags = [t.tag for t in morphemes(match[0])]
+        if any(a in ("JKS", "JKO") and b[0] == "J" for a, b in itertools.pairwise(tags)):
+            return Finding("ungrammatical", *match.span())
+    for match in _MODIFIER.finditer(text):
+        if morphemes(match[1])[-1].tag == "ETM":
+            return Finding("ungrammatical", *match.span())
     wrong = [m for m in _MISFIT.finditer(text) if misfits(m[0], m[1] or m[2])]
     # 하늘가 and 꽃가 are edges: one 가 may be a poet's.
     if any(not m[0].endswith("가") for m in wrong) or len(wrong) > 1:
@@ -578,13 +713,28 @@ def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
     return None
 
 
+def _unfinished(text: str) -> Finding | None:
+    """A sentence of the narration that stops at a bare stem or an adnominal form (싶은., 읽.), several that stop at a
+    subject, an object or "because"; 두더지에게. and 아주 천천히. are a teller's.
+    """
+    hanging = []
+    for ending in _endings(text):
+        last = ending.parts[-1]
+        if ending.alone or text[ending.end : ending.end + 1] != ".":
+            continue
+        if last.tag == "ETM" or (len(ending.parts) == 1 and last.tag in ("VV", "VA", "VX") and known(last)):
+            return Finding("ungrammatical", ending.start, ending.end)
+        if last.tag in ("JKS", "JKO") or (last.tag == "EC" and last.form in ("어서", "아서", "면서", "려고")):
+            hanging.append((ending, last.tag))
+    if len(hanging) >= HANGING and any(tag != "EC" for _, tag in hanging):
+        return Finding("ungrammatical", hanging[0][0].start, hanging[0][0].end)
+    return None
+
+
 def off_prompt(pair: Pair, config: FilterConfig) -> Finding | None:
     """A world of grown-ups (love affairs, business, horror) that nobody asked for: three different such words."""
-    words: dict[str, re.Match[str]] = {}
-    for match in wording.ADULT.finditer(pair.output):
-        if match[0] not in pair.instruction:
-            words.setdefault(match[0], match)
-    return Finding("off_prompt", *next(iter(words.values())).span()) if len(words) >= 3 else None
+    words = (m for m in wording.ADULT.finditer(pair.output) if m[0] not in pair.instruction)
+    return _several("off_prompt", words, 3)
 
 
 CHECKS: tuple[Callable[[Pair, FilterConfig], Finding | None], ...] = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any
 
 from lab.domain import has_final_consonant, short_name
@@ -57,6 +58,19 @@ def analyser() -> Any:
     return Kiwi(num_workers=1)
 
 
+def garbled(parts: tuple[Any, ...]) -> bool:
+    """Whether a sentence's last word has lost its shape: an ending with a stray consonant (갔어욥), one on a stem that is
+    none (직작거렀어요), something that only looks like one (왔엉요).
+    """
+    for a, b in pairwise(parts):
+        if (a.tag == "EF" and b.tag == "Z_CODA" and b.form != "ᆻ") or (
+            a.tag in ("NNG", "NNP") and not known(a) and b.tag in ("EF", "EP")
+        ):
+            return True
+    last = parts[-1]
+    return last.tag in ("NNG", "NNP") and not known(last) and last.form[-1] in "요죠"
+
+
 @lru_cache(maxsize=20_000)
 def morphemes(word: str) -> tuple[Any, ...]:
     """The morphemes of one word; stories share most of their words."""
@@ -86,15 +100,14 @@ def _name_forms(character: str) -> list[str]:
     return forms
 
 
-def called(character: str, text: str) -> bool:
-    """Whether ``text`` calls the character by its full or short name; 따끔이 may be called 따끔아."""
+def last_called(character: str, text: str) -> tuple[int, int] | None:
+    """Where ``text`` calls the character last, by its full or short name; 따끔이 may be called 따끔아."""
     # A name must stand at the start of a word and end before a particle: 토리 is not in 도토리, 토토 not in 토토리.
-    for form in _name_forms(character):
-        if any(_AFTER_NAME.match(text, at + len(form)) for at in starts(form, text)):
-            return True
-    # Glued to the kind (토끼토토는), or a kind without a space in the prompt.
-    whole = re.compile(r"\s*".join(map(re.escape, "".join(character.split()))))
-    return any(_AFTER_NAME.match(text, m.end()) for m in whole.finditer(text))
+    spans = [(at, at + len(form)) for form in _name_forms(character) for at in starts(form, text)]
+    if not any(_AFTER_NAME.match(text, end) for _, end in spans):
+        # Glued to the kind (토끼토토는), or a kind without a space in the prompt.
+        spans = [m.span() for m in re.finditer(r"\s*".join(map(re.escape, "".join(character.split()))), text)]
+    return max((span for span in spans if _AFTER_NAME.match(text, span[1])), default=None)
 
 
 def uses(word: str, text: str) -> bool:

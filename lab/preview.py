@@ -70,8 +70,7 @@ def rule_verdicts(pairs: Sequence[Pair], rules: FilterConfig) -> list[Verdict]:
     for pair in pairs:
         findings, scores = check_pair(pair, rules)
         reasons = tuple(f.reason for f in findings if f.reason not in off)
-        spans = {f.reason: [f.start, f.end] if f.start is not None else None for f in findings}
-        made.append(Verdict(pair.id, not reasons, reasons, scores | {"found": spans}))
+        made.append(Verdict(pair.id, not reasons, reasons, scores | {"found": {f.reason: f.shown() for f in findings}}))
     return made
 
 

@@ -234,6 +234,65 @@ def test_a_stuck_syllable_is_no_sound(extra: str, stuck: bool) -> None:
     assert ("repetition" in reasons(STORY + extra)) is stuck
 
 
+@pytest.mark.parametrize(
+    ("reason", "extra"),
+    [
+        # Endings that are missing, broken, doubled or none.
+        ("ungrammatical", " 토토는 개미를 보았. 둘은 웃었어요."),
+        ("ungrammatical", " 개미가 길을 물었요."),
+        ("ungrammatical", " 둘은 집으로 가았어요."),
+        ("ungrammatical", " 토토는 그림을 읽은 했어요."),
+        ("ungrammatical", " 토토는 하늘을 보고 싶은. 둘은 웃었어요."),
+        ("ungrammatical", " 그때 커다란 강아지가. 토토는 개미를. 둘은 웃었어요."),
+        ("ungrammatical", " 다람쥐가는 도토리를 주웠어요."),
+        ("broken_text", " 둘은 집으로 갔어욥."),
+        ("broken_text", " 토토가 개미를 만직작거렀어요."),
+        ("broken_text", " 시무뤀해진 개미가 꾸벆 졸았어요."),
+        # Lost on the way: syllables, quotation marks, the main character, the tone.
+        ("broken_text", " 숲?에 바?이 불었어요."),
+        ("broken_text", ' 그래!" 토토가 말했어요. "좋아!"'),
+        ("wrong_register", " 밤이 왔다. 별이 떴다. 토토는 잠들었다."),
+        # One word changed each time; nobody counts.
+        ("repetition", " 둘은 감을 냠냠 먹었어요. 둘은 배를 냠냠 먹었어요. 둘은 밤을 냠냠 먹었어요. 둘은 무를 냠냠 먹었어요."),
+        ("meta", "\n도우미: 이야기가 끝났어요."),
+        ("meta", " 끝. 옛날에 곰이 살았어요."),
+    ],
+)  # fmt: skip
+def test_slips_of_small_models(reason: str, extra: str) -> None:
+    assert reasons(STORY + extra) == {reason}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        " 호랑이 담배 피우던 시절 이야기 같지요?",
+        " 선물은 개미에게. 편지는 곰에게. 노래는 온 숲에게.",
+        " 왜 웃었을까요? 간지러워서. 왜 또 웃었을까요? 신나서.",
+        " 밤이 왔다. 토토는 하품을 했어요.",
+        ' "내가 그랬…." 토토는 말끝을 흐렸어요.',
+        " 할머니는 물레로 실을 자았어요. 상처도 다 나았어요. 줄도 그었어요. 노를 저었어요.",
+        " 숙제는 했어요. 조금 졸리기는 했어요.",
+        " 노을이 마을을 물들이고 가을을 알렸어요.",
+        " 하나만 하나만 조르며 옆으로 옆으로 갔어요.",
+        " 한 칸 오르고 후유. 두 칸 오르고 후유. 세 칸 오르고 후유. 네 칸 오르고 후유. 다섯 칸 오르고 후유.",
+        " 뾱뾱뾱 소리가 났어요.",
+        " 드디어 끝! 토토는 만세를 불렀어요.",
+    ],
+)
+def test_a_teller_s_liberties(extra: str) -> None:
+    assert reasons(STORY + extra) == set()
+
+
+def test_another_one_that_takes_the_tale_over_leaves_the_character_missing() -> None:
+    start = "토끼 토토는 꽃밭에 비가 오기를 기다렸어요. "
+    rest = "그때 {0} 우산을 쓰고 왔어요. {0} 비를 좋아했지요. 빗방울이 톡톡 떨어지자 {0} 춤을 추었어요. 개구리들도 모여 노래했어요. 밤이 깊도록 잔치가 이어졌답니다. 모두 즐거웠어요."
+    assert "missing_character" in reasons(start + rest.format("루루가"))
+    assert "missing_character" not in reasons(start + rest.format("토토가"))
+    # One is not named twice in a tale told without subjects, or by the main character.
+    assert "missing_character" not in reasons(start + rest.format("곧"))
+    assert "missing_character" not in reasons(start + "나는 그 일을 다 보았어요. " + rest.format("루루가"))
+
+
 def test_another_name_that_begins_alike_is_not_the_character() -> None:
     assert "missing_character" in reasons(STORY.replace("토토", "토토리"))
     assert reasons(STORY.replace("토토는", "토토네는")) == set()
@@ -247,6 +306,36 @@ def test_a_finding_points_at_its_words() -> None:
     pair = Pair("x", "", STORY + " 정말 happy했어요.", "토끼 토토", ("꽃",))
     (found,) = check_pair(pair, FilterConfig())[0]
     assert pair.output[found.start : found.end] == "happy"
+
+
+def test_missing_words_are_named_as_nothing_can_be_marked() -> None:
+    pair = Pair("x", "", STORY, "여우 미호", ("꽃", "우체통", "비", "썰매"))
+    found = {f.reason: f.shown() for f in check_pair(pair, FilterConfig())[0]}
+    assert found == {"missing_character": ["여우 미호"], "missing_keyword": ["우체통", "썰매"]}
+
+
+@pytest.mark.parametrize(
+    ("reason", "extra", "shown"),
+    [
+        ("not_a_story", " 차례는 1) 씻기 2) 자르기 3) 담기였어요.", "1) 씻기 2) 자르기 3) "),
+        ("repetition", " 코를 코를 훌쩍이고 눈을 눈을 비볐어요.", "코를 코를"),
+        ("wrong_register", " 토토는 뛰었다. 해가 졌다. 밤이 되었다.", "뛰었다"),
+        ("broken_text", ' "같이 가자. 개미가 말했어요. "그래!" 토토가 웃었어요.', '"같이 가자.'),
+    ],
+)
+def test_the_ledger_can_mark_what_gave_the_reason(reason: str, extra: str, shown: str) -> None:
+    text = STORY + extra
+    pair = Pair("x", "", text, "토끼 토토", ("꽃",))
+    (found,) = check_pair(pair, FilterConfig())[0]
+    assert (found.reason, text[found.start : found.end]) == (reason, shown)
+
+
+@pytest.mark.parametrize("name", ["filter_dev.jsonl", "filter_hard.jsonl"])
+def test_every_reason_but_shortness_has_something_to_show(name: str) -> None:
+    for row in map(json.loads, (FIXTURES / name).read_text("utf-8").splitlines()):
+        for found in check_pair(Pair.of(row), FilterConfig())[0]:
+            assert found.shown() or found.reason == "too_short", (row["id"], found)
+            assert found.start is None or 0 <= found.start < found.end <= len(row["output"]), (row["id"], found)
 
 
 def test_reference_stories_pass() -> None:

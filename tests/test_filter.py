@@ -260,6 +260,17 @@ def test_the_ledger_is_searched_and_a_row_is_restored_by_hand_at_once(run_: Run)
     assert f'data-id="{dropped.id}" data-keep="drop"' in tab.rows(run_, "ko", "people")[0]
 
 
+def test_the_ledger_names_the_missing_words_and_marks_them_in_the_request() -> None:
+    run_ = new_run()
+    row = Pair("1", "눈사람과 썰매가 나오는 이야기", ROWS[0]["output"], "", ("눈사람", "물", "썰매"))
+    append_rows(run_.pairs_file, [row.row()])
+    filtered(run_)
+    for language, name in (("ko", "낱말 빠짐"), ("en", "key word missing")):
+        shown = tab.rows(run_, language)[0]
+        assert f"{name}: 눈사람, 썰매" in shown
+        assert '<mark class="fault">눈사람</mark>과 <mark class="fault">썰매</mark>가' in shown
+
+
 def test_on_many_cores_and_in_chunks_the_verdicts_are_those_of_one_piece(
     run_: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -496,7 +496,7 @@ def _assess(
         Pair(str(i), p.instruction, a.text, p.character, p.keywords, entry.name, a.finish, a.tokens, a.seconds, "test")
         for i, (p, a) in enumerate(zip(asked, written, strict=True))
     ]
-    found = [{f.reason: None if f.start is None else [f.start, f.end] for f in check_pair(p, rules)[0]} for p in pairs]
+    found = [{f.reason: f.shown() for f in check_pair(p, rules)[0]} for p in pairs]
     count, again = len(texts.prompts), len(texts.prompts[:PASS_PROMPTS])
     used = [bool(p.output) and not {"missing_character", "missing_keyword"} & set(f) for p, f in zip(pairs, found, strict=True)]  # fmt: skip
     first = list(zip(pairs, found, strict=True))[:count]

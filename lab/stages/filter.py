@@ -147,11 +147,7 @@ def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], tuple[list[np.nda
     measured = []
     for pair in pairs:
         findings, scores = check_pair(pair, config)
-        found = {
-            f.reason: [f.start, f.end] if f.start is not None else None
-            for f in findings
-            if f.reason not in ("too_short", "too_long")
-        }
+        found = {f.reason: f.shown() for f in findings if f.reason not in ("too_short", "too_long")}
         measured.append(scores | {"found": found})
     return measured, sketch([p.output for p in pairs])
 

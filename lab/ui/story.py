@@ -37,14 +37,25 @@ def _places(text: str, word: str, kind: str) -> list[tuple[int, int, str]]:
 def card(pair: Pair, language: str, verdict: Verdict | None = None, extra: str = "") -> str:
     """One story with its instruction; with a verdict also the reasons and the place that gave them.
 
+    Words that are missing in the story are named beside their reason and marked where the instruction asks for them.
+
     ``extra`` is HTML for the end of the card's foot.
     """
     marks: list[tuple[int, int, str]] = []
+    missing: list[tuple[int, int, str]] = []
     chips = []
     if verdict:
-        spans = verdict.scores.get("found", {})
-        marks += [(span[0], span[1], "fault") for r in verdict.reasons if (span := spans.get(r))]
-        chips += [f'<span class="chip bad">{escape(reason(r, language))}</span>' for r in verdict.reasons]
+        shown = verdict.scores.get("found", {})
+        for why in verdict.reasons:
+            name, place = reason(why, language), shown.get(why) or []
+            words = [x for x in place if isinstance(x, str)]
+            if place and not words:
+                marks.append((place[0], place[1], "fault"))
+            for word in words:
+                missing += _places(pair.instruction, word, "fault")
+            chips.append(
+                f'<span class="chip bad">{escape(": ".join([name, ", ".join(words)] if words else [name]))}</span>'
+            )
         if verdict.kept:
             chips.append(f'<span class="chip good">{say("kept", language)}</span>')
         if verdict.judge is not None:
@@ -61,7 +72,7 @@ def card(pair: Pair, language: str, verdict: Verdict | None = None, extra: str =
     chips.append(f"<span>{say('length', language, n=len(pair.output))}</span>")
     kind = "" if verdict is None else " kept" if verdict.kept else " dropped"
     return (
-        f'<article class="story{kind}" lang="ko"><div class="ask">{escape(pair.instruction)}</div>'
+        f'<article class="story{kind}" lang="ko"><div class="ask">{marked(pair.instruction, missing)}</div>'
         f'<div class="text">{marked(pair.output, marks)}</div><div class="foot">{"".join(chips)}{extra}</div></article>'
     )
 
