@@ -6,6 +6,7 @@ All text lives in ``data/``; this module only loads it and fills slots with corr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -154,15 +155,14 @@ class Grid:
     def of(characters_text: str = "", words_text: str = "", lists_text: str = "") -> Grid:
         """A grid with own characters (one a line), words (one a line, or a pair ``a, b``) and lists (``place: a beach`` a line).
 
-        An attribute of ``lists_text`` takes the place of the built-in values. Raises Problem for one that does not exist.
+        An attribute of ``lists_text`` takes the place of the built-in values. Raises Problem for one that does not exist,
+        and for words that make no pair.
         """
         grid = Grid()
         own = tuple(dict.fromkeys(x.strip() for x in characters_text.splitlines() if x.strip()))
-        lines = [[w.strip() for w in x.split(",")] for x in words_text.splitlines() if x.strip()]
-        pairs = [(x[0], x[1]) for x in lines if len(x) > 1 and x[0] and x[1]]
-        single = [x[0] for x in lines if len(x) == 1 and x[0]]
-        pairs += [(a, b) for i, a in enumerate(single) for b in single[i + 1 :]]
-        return Grid(own or grid.characters, tuple(pairs) or grid.pairs, choices=grid.choices | _own_lists(lists_text))
+        return Grid(
+            own or grid.characters, _own_pairs(words_text) or grid.pairs, choices=grid.choices | _own_lists(lists_text)
+        )
 
     def decks(self) -> dict[str, tuple[str, ...]]:
         """Every attribute with all its values, as ``attributes`` of a prompt names them."""
@@ -177,6 +177,29 @@ class Grid:
             **{name: (stated | self.choices)[name] for name in ATTRIBUTES.values()},
             "phrasing": tuple(p["id"] for p in self.phrasings),
         }
+
+
+def _own_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Pairs as they stand, and every two of the words that stand alone."""
+    pairs: list[tuple[str, str]] = []
+    single: dict[str, None] = {}
+    for line in filter(str.strip, text.splitlines()):
+        found = [word.strip() for word in line.split(",")]
+        if len(found) > 2 or not all(found) or len(set(found)) < len(found):
+            raise Problem(
+                f"Own key words: {line.strip()!r} is neither one word nor a pair of two words, like `lantern, lake`.",
+                f"직접 정한 낱말: {line.strip()!r} 줄을 읽을 수 없습니다. 한 줄에 낱말 하나 또는 `등불, 호수`처럼 서로 다른 두 낱말을 적어 주세요.",
+            )
+        if len(found) == 2:
+            pairs.append((found[0], found[1]))
+        else:
+            single[found[0]] = None
+    if len(single) == 1 and not pairs:
+        raise Problem(
+            "Own key words: every story needs two of them. Add a second word, or write a pair like `lantern, lake`.",
+            "직접 정한 낱말: 이야기마다 낱말이 두 개 필요합니다. 낱말을 하나 더 적거나 `등불, 호수`처럼 한 쌍으로 적어 주세요.",
+        )
+    return (*pairs, *itertools.combinations(single, 2))
 
 
 def _own_lists(text: str) -> dict[str, tuple[str, ...]]:

@@ -230,10 +230,10 @@ def check(run_: Run, config: GenerateConfig, progress: Progress) -> dict[str, An
     Keys: verdict (can, weak or cannot), findings, stories (worst first), teacher.
     """
     student = run_.config("train", next(iter(run_.arms()[-1:]), "")).student
-    findings = [chain(config.teacher)]
+    findings = [chain(config.teacher, config.revision)]
     model = open_teacher(config)
     try:
-        teacher_size = getattr(model, "parameters", None) or parameters_of(config.teacher)
+        teacher_size = getattr(model, "parameters", None) or parameters_of(config.teacher, config.revision)
         findings.append(size_ratio(teacher_size, parameters_of(student)))
         local = hasattr(model, "score")
         if local:
@@ -337,6 +337,15 @@ def _knowledge(model: Any) -> list[Finding]:
         )
     ]
     if large:
+        findings.append(
+            Finding(
+                "probes",
+                "unknown",
+                None,
+                "The everyday probes are left to the comparison: without a GPU they take minutes with a teacher of this size.",
+                "상식 문제는 비교 단계에서 풉니다. 이 크기의 교사로는 GPU 없이 몇 분이 걸립니다.",
+            )
+        )
         return findings
     from lab.stages.compare import probe
 
@@ -419,7 +428,7 @@ def _short(count: int) -> str:
     return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
 
 
-def parameters_of(spec: str) -> int | None:
+def parameters_of(spec: str, revision: str = "") -> int | None:
     """Number of weights without loading them: from the files, from the Hub's own count, else from a name like 1.5B; None if unknown."""
     if not spec.startswith(("api:", "scratch:")):
         from lab.models import resolve
@@ -433,7 +442,7 @@ def parameters_of(spec: str) -> int | None:
             return parameters_of(adapter["base_model_name_or_path"])
         if place.is_dir():
             return _weights_in(place) or None
-        if not place.exists() and os.environ.get("LAB_OFFLINE") != "1" and (found := _weights_on_hub(spec)):
+        if not place.exists() and os.environ.get("LAB_OFFLINE") != "1" and (found := _weights_on_hub(spec, revision)):
             return found
     sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)\s?([bm])(?![a-z])", spec.lower())
     return round(float(sizes[0][0]) * (1e9 if sizes[0][1] == "b" else 1e6)) if sizes else None
@@ -450,17 +459,17 @@ def _weights_in(folder: Path) -> int:
     return total
 
 
-def _weights_on_hub(name: str) -> int | None:
+def _weights_on_hub(name: str, revision: str) -> int | None:
     from huggingface_hub import HfApi
 
     try:
-        found = HfApi().model_info(name, timeout=10).safetensors
+        found = HfApi().model_info(name, revision=revision or None, timeout=10).safetensors
     except Exception:  # any failure of the network or the Hub: the name may still tell the size
         return None
     return found.total if found else None
 
 
-def chain(spec: str) -> Finding:
+def chain(spec: str, revision: str = "") -> Finding:
     """Whether the teacher is itself somebody's student: from our own run, its card, or its name."""
     if spec.startswith("run:"):
         run_id, _, arm = spec.removeprefix("run:").partition("/")
@@ -474,7 +483,7 @@ def chain(spec: str) -> Finding:
             "It was trained by this project from its own templates; nobody taught it.",
             "이 프로젝트가 직접 쓴 틀로 학습한 모델이며, 다른 모델에게 배우지 않았습니다.",
         )
-    card = _card(spec)
+    card = _card(spec, revision)
     if re.search(
         r"distil|증류", f"{Path(spec).name} {card.get('tags', '')} {card.get('base_model', '')}", re.IGNORECASE
     ):
@@ -503,7 +512,7 @@ def _distilled(what: str) -> Finding:
     )
 
 
-def _card(spec: str) -> dict[str, Any]:
+def _card(spec: str, revision: str) -> dict[str, Any]:
     """The front matter of a local folder's or a Hub model's card; empty when there is none within reach."""
     from lab.licenses import front_matter
 
@@ -515,7 +524,9 @@ def _card(spec: str) -> dict[str, Any]:
 
     try:
         offline = os.environ.get("LAB_OFFLINE") == "1"
-        return front_matter(Path(hf_hub_download(spec, "README.md", local_files_only=offline)))
+        return front_matter(
+            Path(hf_hub_download(spec, "README.md", revision=revision or None, local_files_only=offline))
+        )
     except Exception:  # no card, no network, no such model: opening the model says which
         return {}
 

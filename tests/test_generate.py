@@ -413,3 +413,18 @@ def test_stories_of_a_batch_arrive_in_the_order_asked(teacher: LocalModel) -> No
     assert sorted(asked, key=len) != asked != sorted(asked, key=len, reverse=True)
     arrived = [i for i, _ in teacher.write(asked, Sampling(0.8, 1.0, 4), range(8), batch_size=8)]
     assert arrived == list(range(8))
+
+
+@pytest.mark.parametrize("words", ["등불", "등불\n등불", "등불, 호수, 배", "등불,", "등불, 등불"])
+def test_own_words_that_make_no_pair_are_explained_before_the_teacher_is_opened(words: str) -> None:
+    run = new_run()
+    with pytest.raises(Problem, match="Own key words"):
+        _generate(run, replace(SHORT, words=words, teacher="somebody/no-such-model"))
+    assert run.state("generate") == "empty"
+
+
+def test_own_words_make_every_pair_of_two() -> None:
+    assert domain.Grid.of(words_text="등불, 호수\n배\n달\n\n배\n별").pairs == (
+        ("등불", "호수"), ("배", "달"), ("배", "별"), ("달", "별"),
+    )  # fmt: skip
+    assert domain.Grid.of(words_text=" \n").pairs == domain.keyword_pairs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lab.records import Pair, Verdict, append_rows, read_json, write_json
 from lab.run import Run, new_run
 from lab.stages import generate
 from tests.fakeapi import serving
+from tests.fakehub import FakeHub
 from tests.tiny import tiny_model
 
 
@@ -186,3 +188,31 @@ def test_a_distilled_teacher_is_told_by_run_card_or_name(tmp_path: Path) -> None
 def test_who_knows_which_letter_follows_which_needs_fewer_bits() -> None:
     letters, follows = preview.letter_bits()
     assert 1 < follows < letters < 4
+
+
+def test_a_teacher_at_a_revision_is_judged_by_the_card_of_that_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("LAB_OFFLINE", "0")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with FakeHub().start() as hub:
+        hub.add_user("hf_x", "somebody")
+        api = huggingface_hub.HfApi(endpoint=hub.url, token="hf_x")
+        api.create_repo("somebody/tales")
+        cards = [f"---\nbase_model: {base}\n---\n# x\n".encode() for base in ("some/first", "some/Distilled-2")]
+        old, _ = (api.upload_file(path_or_fileobj=c, path_in_repo="README.md", repo_id="somebody/tales") for c in cards)
+        download = partial(huggingface_hub.hf_hub_download, endpoint=hub.url, token=False)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        assert preview.chain("somebody/tales").state == "warn"
+        pinned = preview.chain("somebody/tales", old.oid)
+    assert pinned.state == "ok" and "some/first" in pinned.en
+
+
+def test_a_large_teacher_on_a_cpu_says_that_its_probes_come_later(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "LARGE", 0)
+    found = preview.check(new_run(), GenerateConfig(teacher=tiny, max_new_tokens=8), progress(new_run(), "check"))
+    assert items(found)["probes"]["state"] == "unknown" and "comparison" in items(found)["probes"]["en"]
+    assert "for 4 stories" in items(found)["language_model"]["en"]

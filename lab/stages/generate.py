@@ -51,9 +51,11 @@ def row_id(prompt: Prompt, config: GenerateConfig, revision: str) -> str:
 
 
 def open_teacher(config: GenerateConfig) -> Any:
-    """The teacher of a configuration. Raises Problem when it cannot be opened or a dollar budget has no price."""
+    """The teacher of a configuration. Raises Problem when it cannot be opened, a dollar budget has no price, or own lists
+    cannot be read: that need not wait for the model."""
     from lab.models import open_model
 
+    domain.Grid.of(config.characters, config.words, config.lists)
     if config.max_dollars and not (config.price_in or config.price_out) and config.teacher.startswith("api:"):
         raise Problem(
             "A budget in dollars needs the endpoint's price. Set price_in and price_out (dollars per million tokens).",
