@@ -9,8 +9,8 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lab import backup
-from lab.ui import api, chat, checklist, compare, filter, generate, header, job, publish, runs, train
-from lab.ui.page import QUIET, Page, guard
+from lab.ui import api, bilingual, chat, checklist, compare, filter, generate, header, job, publish, runs, train
+from lab.ui.page import QUIET, Page
 from lab.ui.shared import Guests
 from lab.ui.texts import say
 from lab.ui.theme import CSS, HEAD, theme
@@ -26,9 +26,9 @@ def translated(page: Page, language: str) -> list[Any]:
     return [gr.update(**words(language)) for _, words in page.labels]
 
 
-def build() -> gr.Blocks:
+def build() -> bilingual.Bilingual:
     """The whole page."""
-    with gr.Blocks(
+    with bilingual.Bilingual(
         title=f"{say('title', 'ko')} · {say('title', 'en')}", analytics_enabled=False, delete_cache=CACHE
     ) as demo:
         page = header.build()
@@ -39,20 +39,16 @@ def build() -> gr.Blocks:
             for name, tab in TABS.items():
                 with page.label(gr.Tab(say(name, "ko"), id=name, elem_id=f"tab-{name}"), label=name):
                     tab.build(page)
-        # What a visitor sees before the first answer of the server is Korean already.
-        for component, words in page.labels:
-            for key, text in words("ko").items():
-                setattr(component, key, text)
+        demo.words = [*page.labels, *page.first]
         again = job.bind(page, outputs, look)
         targets = [component for component, _ in page.labels]
-        # Screen readers pronounce, and browsers break lines, by the language of the document.
-        page.language.change(None, page.language, None, js="language => { document.documentElement.lang = language; }")
+        gr.on([demo.load, page.language.change], None, page.language, None, js=bilingual.speak())
+        page.language.input(None, page.language, None, js=bilingual.REMEMBER)
         page.language.change(lambda language: translated(page, language), page.language, targets, **QUIET)
         demo.load(header.opened, None, [page.language, page.run, page.greeting, page.whose], **QUIET).then(
             *again, **QUIET
         )
         api.build()
-    guard(demo)
     return demo
 
 
@@ -62,12 +58,12 @@ def launch(demo: gr.Blocks, **where: Any) -> Any:
     return demo.queue(default_concurrency_limit=4, max_size=200).launch(
         theme=theme(),
         css=CSS,
-        head=HEAD,
+        head=HEAD + bilingual.HEAD,
         run_history=False,
         footer_links=[],
         ssr_mode=False,
         max_file_size="200mb",
-        app_kwargs={"middleware": [Middleware(Guests)]},
+        app_kwargs={"middleware": [Middleware(Guests), Middleware(bilingual.Languages)]},
         **where,
     )
 

@@ -554,7 +554,7 @@ def test_upload_from_the_tab_is_private_first_and_leaves_no_token(make_run, hub,
     with pytest.raises(Exception, match="Make the cards first"):
         list(tab.upload(run.id, "en", TOKEN, ""))
     publish.run(run, PublishConfig(dry_run=True), Progress(run, "publish", []))
-    assert tab.namespaces(TOKEN, "en")["choices"] == ["alice"]
+    assert tab.namespaces(TOKEN)["choices"] == ["alice"]
     shown = list(tab.upload(run.id, "en", TOKEN, "alice"))[-1]
     done = run.done("publish")
     assert done["dataset"]["url"] in shown and "Only you can see it" in shown

@@ -61,7 +61,7 @@ def test_every_knob_has_both_languages():
 def test_every_knob_is_a_field_of_its_form():
     import app
 
-    labels = {getattr(block, "label", None) for block in app.build().blocks.values()}
+    labels = {part["props"].get("label") for part in app.build().config["components"]}
     for stage in STAGES.values():
         assert [k.name for k in fields(stage) if k.metadata["ko"] not in labels] == []
 

@@ -30,10 +30,7 @@ def build() -> None:
 
 
 def _run(run: str) -> Run:
-    try:
-        return find_run(run, shared.owner())
-    except Problem as problem:
-        raise gr.Error(problem.en, print_exception=False) from None
+    return find_run(run, shared.owner())
 
 
 def runs() -> list[dict[str, Any]]:
@@ -52,34 +49,28 @@ def _standing(run: Run) -> dict[str, Any]:
 
 def new_run(preset: str = "mini", title: str = "") -> dict[str, Any]:
     """Make a run from a preset (mini, qwen, scratch-30m, api)."""
-    try:
-        if preset not in PRESETS:
-            raise Problem(f"There is no preset {preset!r}.", f"프리셋 {preset!r} 은(는) 없습니다.")
-        return {"run": header.created(preset, title).id}
-    except Problem as problem:
-        raise gr.Error(problem.en, print_exception=False) from None
+    if preset not in PRESETS:
+        raise Problem(f"There is no preset {preset!r}.", f"프리셋 {preset!r} 은(는) 없습니다.")
+    return {"run": header.created(preset, title).id}
 
 
 def start(run: str, stage: str = "run", options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Start generate, filter, train, compare, or all four (run) in the background; options are those of the form."""
     at, given = _run(run), dict(options or {})
-    try:
-        if stage == "run":
-            header.start_whole(at, int(given.get("pairs") or at.config("generate").pairs), "en")
-            return _standing(at)
-        if stage not in ("generate", "filter", "train", "compare"):
-            raise Problem(f"There is no stage {stage!r} to start.", f"시작할 수 없는 단계입니다: {stage!r}")
-        known = {k: v for k, v in given.items() if k in STAGES[stage].__dataclass_fields__}
-        if unknown := sorted(given.keys() - known.keys()):
-            raise Problem(f"Stage {stage} has no option {unknown[0]!r}.", f"{stage} 단계에 없는 옵션: {unknown[0]!r}")
-        base = at.config(stage, str(given.get("arm") or "distilled")) if stage == "train" else at.config(stage)
-        config = checked(base, **known)
-        shared.admit(at)
-        shared.allow(config)
-        shared.allow_run(at, stage)
-        jobs.start(at, [stage, at.id, *form.flags(config, base), "--json"])
-    except Problem as problem:
-        raise gr.Error(problem.en, print_exception=False) from None
+    if stage == "run":
+        header.start_whole(at, int(given.get("pairs") or at.config("generate").pairs), "en")
+        return _standing(at)
+    if stage not in ("generate", "filter", "train", "compare"):
+        raise Problem(f"There is no stage {stage!r} to start.", f"시작할 수 없는 단계입니다: {stage!r}")
+    known = {k: v for k, v in given.items() if k in STAGES[stage].__dataclass_fields__}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise Problem(f"Stage {stage} has no option {unknown[0]!r}.", f"{stage} 단계에 없는 옵션: {unknown[0]!r}")
+    base = at.config(stage, str(given.get("arm") or "distilled")) if stage == "train" else at.config(stage)
+    config = checked(base, **known)
+    shared.admit(at)
+    shared.allow(config)
+    shared.allow_run(at, stage)
+    jobs.start(at, [stage, at.id, *form.flags(config, base), "--json"])
     return _standing(at)
 
 
@@ -115,23 +106,20 @@ def tell(run: str, prompt: str, temperature: float = 0.8, seed: int = 0) -> Iter
     known = chat.speakers(at)
     names = chat.usual(list(known))
     asked = [{"role": "user", "content": prompt[: chat.LONGEST]}]
-    try:
-        shared.slow_down()
-        specs, base_url = [known[n] for n in names], at.config("generate").base_url
-        chat.allow(at, specs)
-        for said in talk(specs, [asked] * len(names), temperature, seed, base_url=base_url):
-            yield [
-                {
-                    "name": n,
-                    "spec": s.spec,
-                    "revision": s.trained or s.revision,
-                    "text": s.text,
-                    "tokens": s.tokens,
-                    "seconds": s.seconds,
-                    "first_token_seconds": s.first,
-                    "finish": s.finish,
-                }
-                for n, s in zip(names, said, strict=True)
-            ]
-    except Problem as problem:
-        raise gr.Error(problem.en, print_exception=False) from None
+    shared.slow_down()
+    specs, base_url = [known[n] for n in names], at.config("generate").base_url
+    chat.allow(at, specs)
+    for said in talk(specs, [asked] * len(names), temperature, seed, base_url=base_url):
+        yield [
+            {
+                "name": n,
+                "spec": s.spec,
+                "revision": s.trained or s.revision,
+                "text": s.text,
+                "tokens": s.tokens,
+                "seconds": s.seconds,
+                "first_token_seconds": s.first,
+                "finish": s.finish,
+            }
+            for n, s in zip(names, said, strict=True)
+        ]

@@ -14,11 +14,10 @@ from gradio.context import LocalContext
 
 from lab import domain, jobs, votes
 from lab.chat import Said, faults
-from lab.problems import Problem
 from lab.records import Prompt
 from lab.run import Run
 from lab.ui import charts, shared
-from lab.ui.page import ACT, QUIET, Page, needed, told
+from lab.ui.page import ACT, QUIET, Page, needed
 from lab.ui.texts import reason, say
 
 LONGEST = 2000
@@ -83,7 +82,9 @@ def build(page: Page) -> None:
                     render_markdown=False,
                     elem_classes="teller",
                     elem_id=f"column-{'abc'[i]}",
-                    placeholder=say("no_run", "ko"),
+                )
+                page.first.append(
+                    (column, lambda lang, i=i: {"label": head(Table(), i, lang), "placeholder": say("no_run", lang)})
                 )
                 notes.append((column, gr.HTML(said_by(None, "ko", []), elem_id=f"note-{'abc'[i]}")))
     columns = [c for c, _ in notes]
@@ -255,11 +256,8 @@ def ask(
     names = [n for n in dict.fromkeys(chosen or usual(list(known))) if n in known][:SEATS]
     if len(names) < 1 + blind:
         raise gr.Error(say("too_few_speakers", language), title=say("error", language), print_exception=False)
-    try:
-        shared.slow_down()
-        allow(run, [known[n] for n in names])
-    except Problem as problem:
-        raise told(problem, language) from None
+    shared.slow_down()
+    allow(run, [known[n] for n in names])
     same = table.run == run.id and sorted(table.names) == sorted(names) and table.blind == bool(blind)
     goes_on = same and not table.voted
     if not goes_on:
@@ -294,10 +292,7 @@ def retell(
     needed(run_id, language)
     if not table.instruction or table.voted:
         raise gr.Error(say("nothing_to_repeat", language), title=say("error", language), print_exception=False)
-    try:
-        shared.slow_down()
-    except Problem as problem:
-        raise told(problem, language) from None
+    shared.slow_down()
     before = []
     for column in map(plain, columns):
         asked = [i for i, m in enumerate(column) if m["role"] == "user"]
@@ -328,18 +323,15 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
     blank = [gr.skip()] * (SEATS - len(table.names))
     yield [*[gr.skip()] * SEATS, *(opens for _ in asked), *blank, table, *ballots(table)]
     rules, base_url = run.config("filter"), run.config("generate").base_url
-    try:
-        for said in chat.talk(table.specs, asked, table.temperature, table.seed, base_url=base_url):
-            grown = [[*a, {"role": "assistant", "content": s.text or "…"}] for a, s in zip(asked, said, strict=True)]
-            table = replace(table, said=tuple(said))
-            below = []
-            for a, s in zip(asked, said, strict=True):
-                requests = [m["content"] for m in a if m["role"] == "user"]
-                found = faults(requests, s.text, s.finish, rules) if s.finish else None
-                below.append(said_by(s, language, found, hidden=table.hidden))
-            yield [*grown, *blank, *below, *blank, table, *ballots(table)]
-    except Problem as problem:
-        raise told(problem, language) from None
+    for said in chat.talk(table.specs, asked, table.temperature, table.seed, base_url=base_url):
+        grown = [[*a, {"role": "assistant", "content": s.text or "…"}] for a, s in zip(asked, said, strict=True)]
+        table = replace(table, said=tuple(said))
+        below = []
+        for a, s in zip(asked, said, strict=True):
+            requests = [m["content"] for m in a if m["role"] == "user"]
+            found = faults(requests, s.text, s.finish, rules) if s.finish else None
+            below.append(said_by(s, language, found, hidden=table.hidden))
+        yield [*grown, *blank, *below, *blank, table, *ballots(table)]
 
 
 def voted_as(choice: str) -> Any:
@@ -361,12 +353,9 @@ def voted_as(choice: str) -> Any:
             }
             for n, p, s in zip(table.names, table.specs, table.said, strict=True)
         ]
-        try:
-            votes.vote(
-                run, choice, told_by, table.instruction, shared.owner(), seed=table.seed, temperature=table.temperature
-            )
-        except Problem as problem:
-            raise told(problem, language) from None
+        votes.vote(
+            run, choice, told_by, table.instruction, shared.owner(), seed=table.seed, temperature=table.temperature
+        )
         table = replace(table, voted=True)
         rules = run.config("filter")
         below = [

@@ -18,8 +18,9 @@ from lab.ui.texts import say
 
 def build(page: Page) -> None:
     """Make the drawer; its head counts what is in order."""
-    with gr.Accordion(say("checklist", "ko"), open=False, elem_id="checklist") as drawer:
+    with gr.Accordion("", open=False, elem_id="checklist") as drawer:
         listed = gr.HTML()
+    page.first.append((drawer, lambda lang: {"label": say("checklist", lang)}))
     page.show(view, [drawer, listed], files)
 
 

@@ -14,7 +14,7 @@ from lab.config import STAGES, StageConfig, as_flags, checked
 from lab.problems import Problem
 from lab.run import Run
 from lab.ui import shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice
 
 
 def flags(config: StageConfig, base: StageConfig) -> list[str]:
@@ -123,13 +123,10 @@ def build(
         command, changed = (stage, variants[name]) if name in variants else (name, {})
         values = tuple(changed.get(k.name, v) for k, v in zip(knobs, given, strict=False))
         key = "".join(given[len(inputs) :])
-        try:
-            shared.admit(run)
-            shared.allow(settings(run, values)[0])
-            shared.allow_run(run, stage)
-            jobs.start(run, [*configured(run, values, command), "--json"], key)
-        except Problem as problem:
-            raise told(problem, language) from None
+        shared.admit(run)
+        shared.allow(settings(run, values)[0])
+        shared.allow_run(run, stage)
+        jobs.start(run, [*configured(run, values, command), "--json"], key)
         notice(language, "started")
 
     def stored(run_id: str | None) -> list[Any]:

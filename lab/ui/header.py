@@ -14,9 +14,9 @@ from lab import backup, example, jobs
 from lab.config import PRESETS, STAGES
 from lab.problems import Problem
 from lab.run import Run, new_run, runs
-from lab.ui import shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
-from lab.ui.texts import preferred, say
+from lab.ui import bilingual, shared
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice
+from lab.ui.texts import say
 
 DROP = (
     '<svg viewBox="0 0 24 24" width="26" height="26" aria-hidden="true" style="display:inline-block;vertical-align:-4px;margin-right:.35rem">'
@@ -102,11 +102,10 @@ def build() -> Page:
     """Make the header; the page that the tabs are built on."""
     with gr.Row():
         with gr.Column(scale=4, min_width=260):
-            head = gr.HTML(title("ko"))
+            head = gr.HTML()
         with gr.Column(scale=1, min_width=180):
             language = gr.Radio(
                 [("한국어", "ko"), ("English", "en")],
-                value="ko",
                 label="언어 · Language",
                 container=False,
                 min_width=180,
@@ -115,7 +114,7 @@ def build() -> Page:
             if shared.shared():
                 gr.LoginButton("Hugging Face 로그인 · Sign in", size="sm")
     with gr.Column(elem_id="greeting", visible=False) as greeting:
-        hello = gr.HTML(welcome("ko"))
+        hello = gr.HTML()
         with gr.Row():
             try_it = gr.Button("", variant="primary", elem_id="try", min_width=200)
             see = gr.Button("", elem_id="example", min_width=200, visible=example.FILE.exists())
@@ -140,14 +139,15 @@ def build() -> Page:
                 gr.Textbox(max_length=120, scale=2, elem_id="new-title"), label="new_title", placeholder="new_hint"
             )
             new = page.label(gr.Button("", scale=1, min_width=150, elem_id="new"), value="new")
-        words = gr.HTML(needs("mini", "ko"), elem_id="needs")
+        words = gr.HTML(elem_id="needs")
     page.greeting = greeting
+    page.first += [
+        (language, lambda lang: {"value": lang}),
+        (words, lambda lang: {"value": needs(preset.value, lang)}),
+    ]
 
     def make(preset_name: str, name: str, lang: str) -> list[Any]:
-        try:
-            made = created(preset_name, name)
-        except Problem as problem:
-            raise told(problem, lang) from None
+        made = created(preset_name, name)
         notice(lang, "made", title=made.meta()["title"])
         return ["", *chosen(made.id, lang), gr.update(open=False)]
 
@@ -155,20 +155,14 @@ def build() -> Page:
         start_whole(needed(run_id, lang), int(count or 200), lang)
 
     def first(lang: str) -> list[Any]:
-        try:
-            made = created("mini", say("try_title", lang))
-        except Problem as problem:
-            raise told(problem, lang) from None
+        made = created("mini", say("try_title", lang))
         start_whole(made, TRY_PAIRS, lang)
         return chosen(made.id, lang)
 
     def shown(lang: str) -> list[Any]:
-        try:
-            shared.slow_down()
-            shared.room()
-            made = example.take(shared.owner(), say("example_title", lang))
-        except Problem as problem:
-            raise told(problem, lang) from None
+        shared.slow_down()
+        shared.room()
+        made = example.take(shared.owner(), say("example_title", lang))
         return chosen(made.id, lang)
 
     def planned(run_id: str | None) -> Any:
@@ -210,19 +204,16 @@ def chosen(run_id: str | None, language: str) -> list[Any]:
 
 def start_whole(run: Run, pairs: int, language: str) -> None:
     """Generate, filter, train, compare in a worker."""
-    try:
-        shared.admit(run)
-        for stage in ("generate", "filter", "train", "compare"):
-            changes = {"pairs": pairs} if stage == "generate" else {}
-            shared.allow(run.config(stage, "distilled" if stage == "train" else "", **changes))
-        shared.allow_run(run, "")
-        jobs.start(run, ["run", run.id, "--pairs", str(pairs), "--json"])
-    except Problem as problem:
-        raise told(problem, language) from None
+    shared.admit(run)
+    for stage in ("generate", "filter", "train", "compare"):
+        changes = {"pairs": pairs} if stage == "generate" else {}
+        shared.allow(run.config(stage, "distilled" if stage == "train" else "", **changes))
+    shared.allow_run(run, "")
+    jobs.start(run, ["run", run.id, "--pairs", str(pairs), "--json"])
     notice(language, "started")
 
 
 def opened(request: gr.Request) -> list[Any]:
-    """When the page opens: the browser's language, the runs, the newest one (or ``?run=``) chosen."""
-    language = preferred(request.headers.get("accept-language", ""))
+    """When the page opens: the visitor's language, the runs, the newest one (or ``?run=``) chosen."""
+    language = bilingual.chosen(request.headers)
     return [language, *chosen(request.query_params.get("run"), language), kept(language)]

@@ -13,7 +13,7 @@ from lab.config import STAGES
 from lab.problems import Problem
 from lab.run import Run
 from lab.ui import shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice
 from lab.ui.texts import LANGUAGES, say
 
 LOG = logging.getLogger(__name__)
@@ -70,14 +70,18 @@ def panel(job: jobs.Job, language: str) -> str:
 
 def build(page: Page) -> tuple[list[Any], Any]:
     """Make the panel; returns (its outputs, its look function) for ``bind``."""
-    strip = gr.HTML(steps(None, "ko"), elem_id="strip")
+    strip = gr.HTML(elem_id="strip")
     with gr.Row(equal_height=True, elem_id="job"):
         with gr.Column(scale=5, min_width=260):
-            text = gr.HTML(panel(jobs.Job(), "ko"))
+            text = gr.HTML()
         stop = page.label(
             gr.Button("", variant="stop", visible=False, scale=1, min_width=110, elem_id="stop"), value="stop"
         )
         go_on = page.label(gr.Button("", visible=False, scale=1, min_width=110, elem_id="go-on"), value="go_on")
+    page.first += [
+        (strip, lambda lang: {"value": steps(None, lang)}),
+        (text, lambda lang: {"value": panel(jobs.Job(), lang)}),
+    ]
 
     def look(run_id: str | None, language: str) -> list[Any]:
         run = find(run_id)
@@ -95,12 +99,9 @@ def build(page: Page) -> tuple[list[Any], Any]:
 
     def resume(run_id: str | None, language: str) -> None:
         run = needed(run_id, language)
-        try:
-            shared.admit(run)
-            shared.allow_run(run, "")
-            jobs.start(run, list(jobs.look(run).argv))
-        except Problem as problem:
-            raise told(problem, language) from None
+        shared.admit(run)
+        shared.allow_run(run, "")
+        jobs.start(run, list(jobs.look(run).argv))
 
     chosen = [page.run, page.language]
     stop.click(ask_stop, chosen, None, **ACT)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,7 @@ import gradio as gr
 from lab.problems import Problem
 from lab.run import Run, find_run
 from lab.ui import shared
-from lab.ui.texts import LANGUAGES, say
-
-LOG = logging.getLogger(__name__)
+from lab.ui.texts import say
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """How light handlers are bound: at once, without a spinner, not in the API."""
@@ -36,6 +31,8 @@ class Page:
     greeting: Any = None
     whose: Any = None
     labels: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)
+    first: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)
+    """As ``labels``, for what is only served so and then drawn by a view."""
     views: list[View] = field(default_factory=list)
 
     def label(self, component: Any, words: Callable[[str], dict[str, Any]] | None = None, **keys: str) -> Any:
@@ -47,10 +44,7 @@ class Page:
 
     def about(self, key: str, css: str = "about") -> None:
         """A paragraph of explanation."""
-        self.label(
-            gr.HTML(f'<p class="{css}">{say(key, "ko")}</p>'),
-            lambda lang: {"value": f'<p class="{css}">{say(key, lang)}</p>'},
-        )
+        self.label(gr.HTML(), lambda lang: {"value": f'<p class="{css}">{say(key, lang)}</p>'})
 
     def show(
         self,
@@ -128,45 +122,3 @@ def told(problem: Problem, language: str) -> gr.Error:
 def notice(language: str, key: str, **values: object) -> None:
     """Pop up a word on what was done; ``values`` (a run's title) are shown as text, not as HTML."""
     gr.Info(escape(say(key, language, **values)), title=say("notice", language))
-
-
-def guard(demo: gr.Blocks) -> None:
-    """Let what a handler did not expect reach the visitor as a sentence in their language; the traceback goes to the log.
-
-    Gradio would show nothing, or the bare English text of the exception.
-    """
-    for bound in demo.fns.values():
-        if bound.fn is not None:
-            bound.fn = _guarded(bound.fn)
-
-
-def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
-    def sorry(error: Exception, given: tuple[Any, ...]) -> gr.Error:
-        language = next((x for x in given if isinstance(x, str) and x in LANGUAGES), "ko")
-        if isinstance(error, gr.Error):
-            return error
-        if isinstance(error, Problem):
-            return told(error, language)
-        LOG.error("a handler failed", exc_info=error)
-        text = escape(say("unexpected", language, kind=type(error).__name__))
-        return gr.Error(text, duration=None, title=say("error", language), print_exception=False)
-
-    if inspect.isgeneratorfunction(handler):
-
-        @wraps(handler)
-        def streams(*given: Any) -> Any:
-            try:
-                yield from handler(*given)
-            except Exception as error:
-                raise sorry(error, given) from None
-
-        return streams
-
-    @wraps(handler)
-    def answers(*given: Any) -> Any:
-        try:
-            return handler(*given)
-        except Exception as error:
-            raise sorry(error, given) from None
-
-    return answers

@@ -20,7 +20,7 @@ from lab.problems import Problem, Stopped
 from lab.records import read_json
 from lab.run import Run
 from lab.ui import form, shared, story
-from lab.ui.page import ACT, Page, needed, notice, told
+from lab.ui.page import ACT, Page, needed, notice
 from lab.ui.texts import say
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -83,8 +83,8 @@ def _build_upload(page: Page) -> tuple[gr.HTML, gr.Button]:
     # On a Space Gradio hands the visitor's own token in by the annotation; asked for elsewhere, it would refuse to start.
     if shared.shared():
 
-        def namespaces_of(language: str, oauth: gr.OAuthToken | None) -> Any:
-            return namespaces(oauth.token if oauth else "", language)
+        def namespaces_of(oauth: gr.OAuthToken | None) -> Any:
+            return namespaces(oauth.token if oauth else "")
 
         def upload_as(
             run_id: str | None, language: str, name: str | None, oauth: gr.OAuthToken | None
@@ -94,11 +94,11 @@ def _build_upload(page: Page) -> tuple[gr.HTML, gr.Button]:
         def public_as(run_id: str | None, language: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
             yield from make_public(run_id, language, oauth.token if oauth else "")
 
-        who.click(namespaces_of, [page.language], namespace, **ACT)
+        who.click(namespaces_of, None, namespace, **ACT)
         send.click(upload_as, [*where, namespace], result, **UPLOAD)
         public.click(public_as, where, result, **UPLOAD)
     else:
-        who.click(lambda lang, key: namespaces(local_token(key), lang), [page.language, token], namespace, **ACT)
+        who.click(lambda key: namespaces(local_token(key)), token, namespace, **ACT)
         send.click(
             lambda run_id, lang, key, name: (yield from upload(run_id, lang, local_token(key), name)),
             [*where, token, namespace],
@@ -130,15 +130,12 @@ def _signed_in(token: str) -> str:
     return token
 
 
-def namespaces(token: str, language: str) -> Any:
+def namespaces(token: str) -> Any:
     """The account's name and organisations as choices."""
     from lab.stages import publish
 
-    try:
-        shared.slow_down()
-        found = publish.account(_signed_in(token))
-    except Problem as problem:
-        raise told(problem, language) from None
+    shared.slow_down()
+    found = publish.account(_signed_in(token))
     return gr.update(choices=found, value=found[0])
 
 
@@ -158,8 +155,6 @@ def _work(run_id: str | None, language: str, token: str, job: Callable[[Run, Any
             job(run, progress)
     except Stopped:
         notice(language, "job_stopped")
-    except Problem as problem:
-        raise told(problem, language) from None
     yield uploaded(run, language)[0]
 
 

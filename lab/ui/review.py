@@ -12,11 +12,10 @@ import gradio as gr
 
 from lab import review
 from lab.config import checked
-from lab.problems import Problem
 from lab.run import Run
 from lab.stages.filter import apply_cut, ledger
 from lab.ui import story
-from lab.ui.page import ACT, QUIET, Page, needed, notice, told
+from lab.ui.page import ACT, QUIET, Page, needed, notice
 from lab.ui.texts import say
 
 ACTS = {"drop": ("D", False), "skip": ("S", None), "keep": ("K", True)}
@@ -99,40 +98,28 @@ def build(page: Page) -> None:
 
     def act(run_id: str | None, language: str, name: str, event: gr.EventData) -> list[Any]:
         run = needed(run_id, language)
-        try:
-            if event.act == "undo":
-                review.undo(run, name.strip())
-            else:
-                review.say_word(run, name, str(event.id), ACTS[event.act][1], int(event.quality) or None)
-        except Problem as problem:
-            raise told(problem, language) from None
+        if event.act == "undo":
+            review.undo(run, name.strip())
+        else:
+            review.say_word(run, name, str(event.id), ACTS[event.act][1], int(event.quality) or None)
         return [*view(run, language, name), *summary(run, language)]
 
     def apply(run_id: str | None, language: str, threshold: bool) -> None:
         run = needed(run_id, language)
-        try:
-            config = run.config("filter")
-            score = review.review_summary(run)["best_threshold"] if threshold else None
-            kept = apply_cut(run, checked(config, min_score=score))["kept"]
-        except Problem as problem:
-            raise told(problem, language) from None
+        config = run.config("filter")
+        score = review.review_summary(run)["best_threshold"] if threshold else None
+        kept = apply_cut(run, checked(config, min_score=score))["kept"]
         notice(language, "cut_saved", kept=f"{kept:,}")
 
     def export(run_id: str | None, language: str) -> Any:
         run = needed(run_id, language)
         path = Path(tempfile.mkdtemp()) / f"review-{run.id}.csv"
-        try:
-            review.export_csv(run, path)
-        except Problem as problem:
-            raise told(problem, language) from None
+        review.export_csv(run, path)
         return gr.update(value=str(path), visible=True)
 
     def take(run_id: str | None, language: str, name: str, file: str) -> list[Any]:
         run = needed(run_id, language)
-        try:
-            taken = review.import_csv(run, Path(file), name.strip() or "csv")
-        except Problem as problem:
-            raise told(problem, language) from None
+        taken = review.import_csv(run, Path(file), name.strip() or "csv")
         notice(language, "csv_taken", n=taken)
         return [*view(run, language, name), *summary(run, language)]
 

@@ -10,10 +10,9 @@ from typing import Any
 import gradio as gr
 
 from lab import archive, jobs
-from lab.problems import Problem
 from lab.run import Run
 from lab.ui import header, shared
-from lab.ui.page import ACT, QUIET, Page, find, needed, notice, told
+from lab.ui.page import ACT, QUIET, Page, find, needed, notice
 from lab.ui.texts import say
 
 GUEST_BYTES = 200_000_000
@@ -66,22 +65,16 @@ def _titled(run_id: str | None) -> list[Any]:
 
 def _renamed(run_id: str | None, language: str, title: str) -> list[Any]:
     run = needed(run_id, language)
-    try:
-        run.rename(title)
-    except Problem as problem:
-        raise told(problem, language) from None
+    run.rename(title)
     return header.chosen(run.id, language)
 
 
 def _duplicated(run_id: str | None, language: str) -> list[Any]:
     run = needed(run_id, language)
-    try:
-        shared.slow_down()
-        shared.room()
-        _quiet(run, language)
-        copy = archive.duplicate(run, say("copy_of", language, title=run.meta().get("title", run.id)))
-    except Problem as problem:
-        raise told(problem, language) from None
+    shared.slow_down()
+    shared.room()
+    _quiet(run, language)
+    copy = archive.duplicate(run, say("copy_of", language, title=run.meta().get("title", run.id)))
     return header.chosen(copy.id, language)
 
 
@@ -94,10 +87,7 @@ def _deleted(run_id: str | None, language: str) -> list[Any]:
 
 
 def _undone(language: str) -> list[Any]:
-    try:
-        run = archive.undelete(shared.owner())
-    except Problem as problem:
-        raise told(problem, language) from None
+    run = archive.undelete(shared.owner())
     return header.chosen(run.id, language)
 
 
@@ -116,12 +106,9 @@ def _packed(run_id: str | None, language: str) -> Any:
 
 
 def _unpacked(path: str, language: str) -> list[Any]:
-    try:
-        shared.slow_down()
-        shared.room()
-        run = archive.unpack(Path(path), shared.owner(), GUEST_BYTES if shared.shared() else archive.MOST_BYTES)
-    except Problem as problem:
-        raise told(problem, language) from None
+    shared.slow_down()
+    shared.room()
+    run = archive.unpack(Path(path), shared.owner(), GUEST_BYTES if shared.shared() else archive.MOST_BYTES)
     notice(language, "made", title=run.meta()["title"])
     return header.chosen(run.id, language)
 

@@ -83,6 +83,7 @@ CSS = """
 .link.made.unknown { border-color:#6b6b6b; border-style:dashed; } .link.made.blocked { border-color:#D55E00; border-style:double; border-width:4px; }
 .measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
 footer { display:none !important; }
+.modebar-container { display:none !important; } /* Plotly's own buttons: English alone; dragging zooms, a double click goes back */
 .dark .js-plotly-plot text { fill:var(--ink) !important; }
 .gradio-container dl dt { font-weight:600; margin-top:.7rem; } .gradio-container dl dd { margin:.1rem 0 0; color:var(--soft); overflow-wrap:anywhere; }
 @media (max-width:640px) {

@@ -25,7 +25,7 @@ from lab.run import Run, home
 from lab.ui import form, shared, story
 from lab.ui import train_charts as charts
 from lab.ui.job import duration
-from lab.ui.page import ACT, QUIET, Page, needed, notice, told
+from lab.ui.page import ACT, QUIET, Page, needed, notice
 from lab.ui.texts import say
 from lab.ui.theme import BLUE, GREEN, ORANGE
 
@@ -268,15 +268,12 @@ def _build_estimate(page: Page, fields: dict[str, Any]) -> None:
 
     def estimate(run_id: str | None, language: str, *values: Any) -> str:
         run = needed(run_id, language)
-        try:
-            shared.slow_down()
-            given = dict(zip(fields, values, strict=True))
-            base = run.config("train", given["arm"])
-            config = checked(base, **given)
-            shared.allow(config)
-            return estimated(asked(["estimate", run.id, *form.flags(config, base)], language), language)
-        except Problem as problem:
-            raise told(problem, language) from None
+        shared.slow_down()
+        given = dict(zip(fields, values, strict=True))
+        base = run.config("train", given["arm"])
+        config = checked(base, **given)
+        shared.allow(config)
+        return estimated(asked(["estimate", run.id, *form.flags(config, base)], language), language)
 
     # One at a time: each is a process of its own, as this one may not load the libraries that know.
     ask.click(estimate, [page.run, page.language, *fields.values()], said, concurrency_id="estimate", concurrency_limit=1, api_visibility="private")  # fmt: skip
@@ -341,21 +338,14 @@ def _build_after(page: Page, arm: gr.Dropdown) -> list[Any]:
 
     def begin(what: Callable[[str], str], run_id: str | None, language: str, name: str, wanted: str) -> None:
         run = needed(run_id, language)
-        try:
-            shared.admit(run)
-            jobs.start(run, ["export", run.id, "--arm", chosen(run, name), "--format", what(wanted), "--json"])
-        except Problem as problem:
-            raise told(problem, language) from None
+        shared.admit(run)
+        jobs.start(run, ["export", run.id, "--arm", chosen(run, name), "--format", what(wanted), "--json"])
         notice(language, "started")
 
     def packed(run_id: str | None, language: str, name: str) -> Any:
         run = needed(run_id, language)
-        try:
-            shared.slow_down()
-            made = pack(run, chosen(run, name))
-        except (Problem, OSError) as error:
-            problem = error if isinstance(error, Problem) else Problem(str(error), str(error))
-            raise told(problem, language) from None
+        shared.slow_down()
+        made = pack(run, chosen(run, name))
         return gr.update(value=[str(path) for path in made], visible=True)
 
     merge.click(lambda *given: begin(lambda _: "merged", *given), [*here, kind], None, **ACT)
