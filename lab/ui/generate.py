@@ -37,7 +37,7 @@ SPREAD_CSS = """
 .coverage i b { display:block; height:100%; background:#0072B2; }
 """
 PHRASINGS_CSS = """
-td:first-child { white-space:normal; min-width:7rem; line-height:1.6; }
+td:first-child { white-space:normal; min-width:6.4rem; line-height:1.6; }
 @media (max-width:640px) {
   th, td { padding:.35rem .2rem; font-size:.76rem; white-space:normal; overflow-wrap:normal; }
   td:first-child div { display:-webkit-box; -webkit-box-orient:vertical; -webkit-line-clamp:3; overflow:hidden; }
