@@ -267,6 +267,41 @@ def kept_line(report: dict[str, Any], arm: str, language: str) -> str:
     return "; ".join(parts)
 
 
+def kept_rows(report: dict[str, Any], language: str) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """Heads and rows of what every arm keeps of its teacher, axis by axis: name, each arm's ratio with its interval, the target."""
+    arms = [m for m in report["models"] if m["who"] == "arm" and m["name"] in report["retention"]]
+    words = choose((("Against the teacher", "Target"), ("교사와 견주면", "목표")), language)
+    rows = []
+    band = f"{TARGET[0]:.0%} – {TARGET[1]:.0%}"
+    for key, target in (*((k, None) for k in KEPT), *SPARED):
+        cells = []
+        for arm in arms:
+            value = report["retention"][arm["name"]].get(key)
+            span = (report.get("retention_intervals") or {}).get(arm["name"], {}).get(key)
+            form = "{:.0%}" if target is None else "×{:.2f}"
+            around = f"{span['low']:.0%} – {span['high']:.0%}" if span else ""
+            cells.append(("–" if value is None else form.format(value), around))
+        if any(value != "–" for value, _ in cells):
+            name = BY_KEY[key].name(language).removesuffix("(MB)").strip()
+            goal = band if target is None else f"{'≤' if target < 1 else '≥'} ×{target:.2f}"
+            rows.append([(name, ""), *cells, (goal, "")])
+    called = names(report["models"], language)
+    return [words[0], *(called[m["name"]] for m in arms), words[1]], rows
+
+
+def html_kept(report: dict[str, Any], language: str) -> str:
+    """The same as a table; empty where nothing was distilled from a teacher."""
+    heads, rows = kept_rows(report, language)
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(value)}<small>{escape(span)}</small></td>' for value, span in row)}</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll wide"><table class="measures models"><tr>{head}</tr>{body}</table></div>'
+
+
 def tested(report: dict[str, Any], language: str) -> tuple[list[str], list[list[str]]]:
     """Heads (``a − b``) and rows of the tested differences: the measure's name, then each difference with its interval.
 
@@ -277,13 +312,17 @@ def tested(report: dict[str, Any], language: str) -> tuple[list[str], list[list[
     for measure in MEASURES:
         found = [p["measures"].get(measure.key) for p in pairs]
         if any(found):
-            cells = ["–" if d is None else f"{_signed(measure, d['difference'])} [{_signed(measure, d['low'])}, {_signed(measure, d['high'])}]{' ★' if d['shown'] else ''}" for d in found]  # fmt: skip
-            rows.append([measure.name(language), *cells])
+            rows.append([measure.name(language), *(_apart(measure, d, language) for d in found)])
     return [f"{called[p['a']]} − {called[p['b']]}" for p in pairs], rows
 
 
-def _signed(measure: Measure, value: float) -> str:
-    return ("+" if value > 0 else "") + measure.text(value)
+def _apart(measure: Measure, found: dict[str, Any] | None, language: str) -> str:
+    """A difference with its interval; of two shares it is one of points, not of per cent."""
+    if found is None:
+        return "–"
+    value, low, high = (("+" if found[k] > 0 else "") + measure.text(found[k]) for k in ("difference", "low", "high"))
+    told = f"{value} [{low}, {high}]".replace("%", choose((" pp", "%p"), language))
+    return told + (" ★" if found["shown"] else "")
 
 
 STAR = (
@@ -424,6 +463,17 @@ def _markdown(report: dict[str, Any], run_: Run, language: str) -> list[str]:
         lines += [f"## {said['differences']}", "", star(rows, language), ""]
         lines += ["| | " + " | ".join(map(plain, heads)) + " |", "|---|" + "---:|" * len(heads)]
         lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    heads, rows = kept_rows(report, language)
+    if rows:
+        lines += [
+            f"## {said['kept']}",
+            "",
+            "| " + " | ".join(map(plain, heads)) + " |",
+            "|---|" + "---:|" * (len(heads) - 1),
+        ]
+        lines += [
+            "| " + " | ".join(f"{value} [{span}]" if span else value for value, span in row) + " |" for row in rows
+        ] + [""]
     for head, items in _lists(report, language):
         lines += [f"## {head}", "", *(f"- {plain(x)}" for x in items), ""]
     for name in drawable(report):
@@ -457,13 +507,7 @@ def measured_on(report: dict[str, Any], language: str) -> str:
 
 def _lists(report: dict[str, Any], language: str) -> list[tuple[str, list[str]]]:
     """The parts of the report that are lists of sentences: head and sentences; those without any are left out."""
-    target = (
-        f"Target: {TARGET[0]:.0%} – {TARGET[1]:.0%} of the quality, a third of the memory, three times the speed.",
-        f"목표: 품질 {TARGET[0]:.0%} – {TARGET[1]:.0%}, 메모리 3분의 1, 속도 3배.",
-    )
-    kept = [f"{arm}: {kept_line(report, arm, language)}" for arm in report["retention"]]
     found = {
-        "kept": [choose(target, language), *kept] if kept else [],
         "duels": [f"{line} {note}" for line, note in (duel_line(report, d, language) for d in report["duels"])],
         "votes": vote_lines(report, language),
     }
@@ -521,8 +565,8 @@ def vote_lines(report: dict[str, Any], language: str) -> list[str]:
         lines.append(line)
     if votes.get("outdated"):
         older = (
-            "{outdated} more votes were for other weights than these and do not count here.",
-            "다른 가중치의 이야기에 한 투표 {outdated}개는 여기서 세지 않았습니다.",
+            "Votes on stories of other weights than these, not counted here: {outdated}.",
+            "지금과 다른 가중치가 쓴 이야기에 한 투표라서 세지 않은 것: {outdated}개.",
         )
         lines.append(choose(older, language).format(**votes))
     return lines
@@ -600,9 +644,7 @@ def html_table(models: list[dict[str, Any]], language: str) -> str:
         body.append(f"<tr><td>{name}</td>{''.join(cells)}</tr>")
     crossed = any(crossed_out(models, m, "perplexity") for m in models)
     note = f"<p><small>{choose(CROSSED_OUT, language)}</small></p>" if crossed else ""
-    return (
-        f'<div class="scroll wide"><table class="measures"><tr><th></th>{head}</tr>{"".join(body)}</table></div>{note}'
-    )
+    return f'<div class="scroll wide"><table class="measures models"><tr><th></th>{head}</tr>{"".join(body)}</table></div>{note}'
 
 
 def html(report: dict[str, Any], run_: Run, pictures: dict[str, dict[str, str]]) -> str:
@@ -624,6 +666,7 @@ def _html(report: dict[str, Any], run_: Run, pictures: dict[str, str], language:
         f'<div class="verdict"><p>{escape(report["verdict"][language])}</p></div><ul>{flagged}</ul>',
         f"{said['measures']}<p>{escape(measured_on(report, language))}</p>{html_table(report['models'], language)}",
         f"{said['differences']}{differ}" if differ else "",
+        f"{said['kept']}{kept}" if (kept := html_kept(report, language)) else "",
         *(f"<h2>{escape(head)}</h2>{html_list(items)}" for head, items in _lists(report, language)),
         *(f"<h2>{escape(choose(CHARTS[name], language))}</h2>{svg}" for name, svg in pictures.items()),
         said["exercises"],

@@ -79,20 +79,21 @@ def _dots(
     language: str,
 ) -> None:
     """For each model a dot and its interval in every row, the models a little below one another."""
-    step = 0.7 / max(1, len(models))
-    for place, (model, colour, own) in enumerate(zip(models, colours(models), values, strict=True)):
-        shift = (place - (len(models) - 1) / 2) * step
+    # Who has nothing to show takes no room, but all models are given, so that each has the same colour everywhere.
+    rows = [r for r in zip(models, colours(models), values, strict=True) if any(v is not None for v, _ in r[2])]
+    step = 0.7 / max(1, len(rows))
+    for place, (model, colour, own) in enumerate(rows):
+        shift = (place - (len(rows) - 1) / 2) * step
         there = [(i + shift, v, s or (v, v)) for i, (v, s) in enumerate(own) if v is not None]
-        if there:
-            axes.errorbar(
-                [v for _, v, _ in there],
-                [i for i, *_ in there],
-                xerr=[[max(0.0, v - s[0]) for _, v, s in there], [max(0.0, s[1] - v) for _, v, s in there]],
-                fmt=MARKERS[colour],
-                color=COLOURS[colour],
-                ms=7,
-                label=label(model, language),
-            )
+        axes.errorbar(
+            [v for _, v, _ in there],
+            [i for i, *_ in there],
+            xerr=[[max(0.0, v - s[0]) for _, v, s in there], [max(0.0, s[1] - v) for _, v, s in there]],
+            fmt=MARKERS[colour],
+            color=COLOURS[colour],
+            ms=7,
+            label=label(model, language),
+        )
 
 
 def _down(axes: Any, names: list[str]) -> None:

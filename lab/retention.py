@@ -95,6 +95,16 @@ def differences(a: dict[str, Sample], b: dict[str, Sample], same_tokens: bool = 
     return found
 
 
+NO_GAIN = {
+    None: ("a gain over the untrained student is not shown", "학습 전 학생보다 나아졌다고 말할 수 없습니다"),
+    "b": (
+        "it is worse than the untrained student: training did harm",
+        "학습 전 학생보다 나빠졌습니다. 학습이 해가 되었습니다",
+    ),
+}
+"""What is said of an arm that is not shown to be better than the untrained student, or shown to be worse."""
+
+
 def find_difference(report: dict[str, Any], a: str, b: str, measure: str) -> dict[str, Any]:
     """The tested difference of two models in a report; empty where there is none."""
     row = next((d for d in report.get("differences", ()) if (d["a"], d["b"]) == (a, b)), {})
@@ -139,13 +149,10 @@ def verdict(report: dict[str, Any]) -> dict[str, str]:
                 "가중치가 학습 전 학생과 똑같아 배운 것이 없습니다",
             )
         )
-    elif base and find_difference(report, arm["name"], base["name"], "rule_pass_rate").get("better") != "a":
-        tails.append(
-            (
-                "a gain over the untrained student is not shown",
-                "학습 전 학생보다 나아졌다고 말할 수 없습니다",
-            )
-        )
+    elif base:
+        against = find_difference(report, arm["name"], base["name"], "rule_pass_rate").get("better")
+        if against != "a":
+            tails.append(NO_GAIN[against])
     if report["prompts"] < SMALL:
         tails.append(
             (

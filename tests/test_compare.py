@@ -29,7 +29,7 @@ from lab.records import Pair, Probe, Verdict, append_rows, read_json, read_rows,
 from lab.run import Run, find_run, new_run
 from lab.stages import compare as stage
 from lab.stages import train
-from lab.ui.texts import reason
+from lab.ui.texts import reason, say
 from tests.tiny import tiny_model
 
 
@@ -452,6 +452,8 @@ def test_verdict_tells_bad_news_too() -> None:
     assert "keeps 96% of the teacher's pass rate, which reaches the target" in said(0.8, 0.2, 0.77)
     assert "only 50%" in said(0.8, 0.2, 0.4)
     assert "gain over the untrained student is not shown" in said(0.8, 0.4, 0.4)
+    assert "worse than the untrained student: training did harm" in said(0.8, 0.6, 0.1)
+    assert "harm" not in said(0.8, 0.4, 0.395) and "나빠졌습니다" in retention.verdict(report_of(0.8, 0.6, 0.1))["ko"]
     assert "needs an explanation" in said(0.5, 0.2, 0.8)
     assert "no quality to keep" in said(0.0, 0.0, 0.1)
     assert "few" in retention.verdict(report_of(0.8, 0.2, 0.8, 20))["en"]
@@ -470,10 +472,10 @@ def test_tested_differences_are_written_with_interval_and_a_star_where_shown(com
     heads, rows = rendering.tested(report, "en")
     assert heads == ["Student after (arm) − Teacher", "Student after (arm) − Student before"]
     (rates,) = rows
-    assert rates[0] == "Rule pass rate" and rates[1].startswith("0% [") and "★" not in rates[1]
-    assert rates[2].startswith("+60% [+") and rates[2].endswith("★")
-    shown = rendering.html_differences(report, "ko")
-    assert escape(rates[2]) in shown and rendering.star(rows, "ko") in shown
+    assert rates[0] == "Rule pass rate" and rates[1].startswith("0 pp [") and "★" not in rates[1]
+    assert rates[2].startswith("+60 pp [+") and rates[2].endswith("★")
+    shown, (korean,) = rendering.html_differences(report, "ko"), rendering.tested(report, "ko")[1]
+    assert escape(korean[2]) in shown and korean[2].startswith("+60%p [+") and rendering.star(rows, "ko") in shown
     assert "Of 2 tests about 1 would" in rendering.star(rows, "en")
     own = read_json(compared.report_file)
     text = (compared.report_file.parent / "report.md").read_text("utf-8")
@@ -634,7 +636,8 @@ def test_the_tab_shows_verdict_charts_intervals_and_provenance(compared: Run) ->
 
     report = read_json(compared.report_file)
     for language in ("ko", "en"):
-        first, *plots, below = tab.view(compared, language)
+        first, *plots, numbers, rest = tab.view(compared, language)
+        below = numbers + rest
         assert escape(report["verdict"][language]) in first and report["flags"][0][language] in first
         shown = {name: plot["visible"] for name, plot in zip(tab.DRAWN, plots, strict=True)}
         assert shown == dict.fromkeys(tab.DRAWN, True) | {"scores": False}, "there was no judge"
@@ -669,13 +672,14 @@ def test_answers_stand_side_by_side_sorted_by_difference(run_: Run) -> None:
     append_rows(run_.answers_file, [row(w, t, faults[t] if w == "arm" else []) for w in ("teacher", "base", "arm") for t in range(3)])  # fmt: skip
     append_rows(run_.answers_file, [row("arm", 9, []) | {"sample": 1}])
     shown = tab.answers(run_, "ko", "student_worse")[0]
+    assert all(shown.count(f"부탁{t}") == 1 for t in range(3)), "asked once, answered by all"
     assert [shown.index(f"부탁{t}") for t in (1, 2, 0)] == sorted(shown.index(f"부탁{t}") for t in range(3))
     assert "부탁9" not in shown and "<b>글" not in shown and shown.count("<article") == 9
     asked = tab.answers(run_, "ko", "as_asked")[0]
     assert asked.index("부탁0") < asked.index("부탁1") < asked.index("부탁2")
     for language, words in (("ko", "이 글에만 있는 잘못: "), ("en", "faults only here: ")):
-        rest = tab.answers(run_, language, "as_asked")[0].rpartition("부탁0")[2]
-        (first, _, _), second = rest.partition("부탁1"), rest.rpartition("부탁1")[2].partition("부탁2")[0]
+        first, _, rest = tab.answers(run_, language, "as_asked")[0].partition("부탁0")[2].partition("부탁1")
+        second = rest.partition("부탁2")[0]
         assert words not in first, "no fault, nothing to tell"
         assert f"{words}{reason('too_short', language)}, {reason('refusal', language)}" in second
 
@@ -688,12 +692,45 @@ def test_how_an_answer_differs_from_the_teachers_is_said() -> None:
     told = tab.apart({"teacher": teacher, "arm distilled": arm}, "en")
     assert "Compared with: Teacher" in told and f"faults only here: {reason('too_short', 'en')} ·" in told
     assert f"faults not here: {reason('too_long', 'en')} ·" in told and "judge -2.5" in told and "length -20" in told
+    assert "dotted" not in told, "one word in common is chance"
     assert tab.apart({"arm distilled": arm}, "en") == "" == tab.apart({"teacher": teacher}, "en")
+
+
+def test_where_an_answer_goes_on_like_the_teachers_is_marked(run_: Run) -> None:
+    from lab.ui import compare as tab
+
+    told, own = "어느 날 토끼가 숲에서 곰을 만났어요.", "옛날에 토끼가  숲에서 곰을 만났어요. 끝."
+    assert [own[a:b] for a, b in tab.same(own, told)] == ["토끼가  숲에서 곰을 만났어요."]
+    assert tab.same("토끼가 숲에서 곰을 봤어요.", told) == [], "three words are chance"
+    shared = {"character": "", "keywords": [], "reasons": [], "finish": "stop", "judge": None, "sample": 0}
+    rows = (("teacher", told), ("base", told), ("arm", own))
+    append_rows(run_.answers_file, [shared | {"who": w, "name": w, "instruction": "부탁", "text": t} for w, t in rows])
+    shown = tab.answers(run_, "en")[0]
+    assert shown.count('<mark class="same">') == 2, "not in the teacher's own"
+    assert '<mark class="same">토끼가  숲에서 곰을 만났어요.</mark>' in shown
+    assert "the same as there 100%" in shown and f"the same as there {17 / 24:.0%}" in shown
+
+
+def test_what_is_kept_stands_axis_by_axis_with_its_target(compared: Run) -> None:
+    report = read_json(compared.report_file)
+    for language, target in (("en", "Target"), ("ko", "목표")):
+        heads, rows = rendering.kept_rows(report, language)
+        assert heads[1:] == [rendering.label(report["models"][2], language), target]
+        found = {row[0][0]: row[1:] for row in rows}
+        bits, band = found[rendering.BY_KEY["bits_per_byte"].name(language)]
+        around = report["retention_intervals"]["distilled"]["bits_per_byte"]
+        assert bits[0] == f"{report['retention']['distilled']['bits_per_byte']:.0%}" and band[0] == "90% – 95%"
+        assert bits[1] == f"{around['low']:.0%} – {around['high']:.0%}"
+        speed, goal = found[rendering.BY_KEY["tokens_per_second"].name(language)]
+        assert speed[0] == f"×{report['retention']['distilled']['tokens_per_second']:.2f}" and goal[0] == "≥ ×3.00"
+        table = rendering.html_kept(report, language)
+        assert table.count("<tr>") == 1 + len(rows) and bits[1] in table
+        assert f"{bits[0]} [{bits[1]}]" in (compared.report_file.parent / "report.md").read_text("utf-8")
+    assert rendering.html_kept(report | {"retention": {}}, "en") == ""
 
 
 def test_two_runs_are_shown_together_and_other_tasks_are_said_so(compared: Run) -> None:
     from lab.ui import compare as tab
-    from lab.ui.texts import say
 
     other = new_run("mini", "둘째 실험")
     report = read_json(compared.report_file) | {"title": "둘째 실험"}
@@ -714,6 +751,7 @@ def test_the_tab_shows_the_list_when_leaks_stopped_it(run_: Run) -> None:
     said = {"en": "stopped", "ko": "멈춤"}
     write_json(run_.report_file, {"models": [], "leaks": [leak], "leak_counts": {"reference": 1}, "verdict": said})
     first = tab.view(run_, "ko")[0]
+    assert say("leak_share", "ko") in first
     assert "멈춤" in first and "gp-04" in first and "꽃게 집게는 &lt;b&gt;" in first
 
 

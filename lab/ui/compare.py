@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from lab.ui import form, story
 from lab.ui.page import ACT, QUIET, Page, find, needed
 from lab.ui.texts import reason, say
 
-DRAWN = ("kept", "spared", "rates", "bits", "speed", "probes", "radar", "lengths", "scores")
+DRAWN = ("kept", "speed", "bits", "spared", "rates", "probes", "lengths", "scores", "radar")
 BESIDE = ("rule_pass_rate", "bits_per_byte", "tokens_per_second")
 """Measures that are drawn for two runs."""
 ORDERS = ("differ", "student_worse", "as_asked")
+SAME = 4
+"""Words in a row that two answers share by more than chance: of 100 pairs of free stories 2 had any."""
 ROWS = 5
 """Prompts on one page of answers."""
 
@@ -37,14 +41,13 @@ def build(page: Page) -> None:
     for place in range(0, len(DRAWN), 2):
         with gr.Row():
             plots += [gr.Plot(show_label=False, visible=False, min_width=300) for _ in DRAWN[place : place + 2]]
-    table = gr.HTML()
-    page.show(view, [verdict, *plots, table], lambda run: [run.report_file])
-    voted = gr.HTML()
+    table, voted, rest = gr.HTML(), gr.HTML(), gr.HTML()
+    page.show(view, [verdict, *plots, table, rest], lambda run: [run.report_file])
     page.show(people, [voted], lambda run: [run.report_file, run.votes_file])
     with page.label(gr.Accordion("", open=False, elem_id="answers"), label="answers_section"):
         with gr.Row():
             order = page.label(
-                gr.Dropdown(list(ORDERS), value=ORDERS[0], elem_id="answer-order"),
+                gr.Dropdown(list(ORDERS), value=ORDERS[0], min_width=240, elem_id="answer-order"),
                 lambda lang: {"label": say("order", lang), "choices": [(say(o, lang), o) for o in ORDERS]},
             )
             number = page.label(gr.Number(1, precision=0, min_width=90, scale=0, elem_id="answer-page"), label="page")
@@ -64,13 +67,13 @@ def build(page: Page) -> None:
 
 
 def view(run: Run | None, language: str) -> list[Any]:
-    """The verdict with its warnings, one chart for each of DRAWN, and the table with the exercises."""
+    """The verdict with its warnings, one chart for each of DRAWN, the numbers with the judge's duels, and the rest below the votes."""
     report = read_json(run.report_file, {}) if run else {}
     models = report.get("models") or []
     if not models:
         said = (report.get("verdict") or {}).get(language, "")
         first = _box(said, [], language) + leaks(report, language) if said else story.empty("empty_compare", language)
-        return [first, *(gr.update(visible=False) for _ in DRAWN), ""]
+        return [first, *(gr.update(visible=False) for _ in DRAWN), "", ""]
     figures = {
         "kept": lambda: charts.kept(report, language) if report["retention"] else None,
         "spared": lambda: charts.spared(report, language),
@@ -82,18 +85,15 @@ def view(run: Run | None, language: str) -> list[Any]:
     drawn = [figures[n]() for n in DRAWN]
     plots = [gr.update(value=f, visible=f is not None) for f in drawn]
     flags = [f[language] for f in report.get("flags", ())]
-    kept = "".join(
-        f'<p class="count"><b>{escape(arm)}</b> {escape(rendering.kept_line(report, arm, language))}</p>'
-        for arm in report["retention"]
-    )
     below = rendering.html_table(models, language)
     below += f'<p class="count">{escape(rendering.measured_on(report, language))}</p>'
     below += differences(report, language) + duels(report, language)
     assert run is not None  # a report was read from it
     return [
-        _box(report["verdict"][language], flags, language) + kept,
+        _box(report["verdict"][language], flags, language) + rendering.html_kept(report, language),
         *plots,
-        below + leaks(report, language) + exercises(report, run, language) + provenance(report, language),
+        below,
+        leaks(report, language) + exercises(report, run, language) + provenance(report, language),
     ]
 
 
@@ -139,10 +139,9 @@ def leaks(report: dict[str, Any], language: str) -> str:
         f"<tr><td>{escape(x['set'])} {escape(str(x['id']))}</td><td>{x['share']:.0%}</td><td lang='ko'>{escape(x['span'])}</td></tr>"
         for x in found[:10]
     )
+    head = "".join(f"<th>{say(k, language)}</th>" for k in ("leak_text", "leak_share", "leak_passage"))
     said = say("leaks_title", language, count=sum(report["leak_counts"].values()), left=report.get("test_pairs_left_out", 0))  # fmt: skip
-    return (
-        f'<details><summary>{said}</summary><div class="scroll"><table class="measures">{rows}</table></div></details>'
-    )
+    return f'<details><summary>{said}</summary><div class="scroll"><table class="measures faults"><tr>{head}</tr>{rows}</table></div></details>'
 
 
 def exercises(report: dict[str, Any], run: Run, language: str) -> str:
@@ -189,17 +188,20 @@ def answers(run: Run | None, language: str, order: str = ORDERS[0], number: floa
         f'<p class="count">{say("page_of", language, found=len(found), first=first + 1, last=min(first + ROWS, len(found)))}</p>'
     ]
     for _, rows in found[first : first + ROWS]:
-        cards = [_card(r, language) for r in rows.values()]
-        parts.append(story.shelf(cards) + apart(rows, language))
+        first = _first(rows)
+        cards = "".join(_card(r, language, first) for r in rows.values())
+        asked = escape(next(iter(rows.values()))["instruction"])
+        parts.append(
+            f'<p class="asked" lang="ko">{asked}</p><div class="stories answers">{cards}</div>{apart(rows, language)}'
+        )
     return ["".join(parts)]
 
 
 def apart(rows: dict[str, dict[str, Any]], language: str) -> str:
     """How each answer to a prompt differs from the teacher's (else the untrained student's): faults, judge's mark, length."""
-    first = rows.get("teacher") or rows.get("base")
+    first, lines = _first(rows), []
     if not first:
         return ""
-    lines = []
     for row in (r for r in rows.values() if r is not first):
         facts = []
         for key, has, lacks in (("only_here", row, first), ("not_here", first, row)):
@@ -208,18 +210,35 @@ def apart(rows: dict[str, dict[str, Any]], language: str) -> str:
         if row["judge"] is not None and first["judge"] is not None:
             facts.append(say("judge_apart", language, n=f"{row['judge'] - first['judge']:+.1f}"))
         facts.append(say("length_apart", language, n=f"{len(row['text']) - len(first['text']):+d}"))
+        share = sum(end - start for start, end in same(row["text"], first["text"])) / max(1, len(row["text"]))
+        facts += [say("same_apart", language, share=f"{share:.0%}")] if share else []
         lines.append(f"<li><b>{escape(rendering.label(row, language))}</b> {escape(' · '.join(facts))}</li>")
     whom = say("apart_from", language, who=escape(rendering.label(first, language)))
     return f'<div class="count">{whom}<ul>{"".join(lines)}</ul></div>' if lines else ""
 
 
-def _card(row: dict[str, Any], language: str) -> str:
-    pair = Pair("", row["instruction"], row["text"], row["character"], tuple(row["keywords"]), finish=row["finish"])
+def _first(rows: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Whose answer the others are held against."""
+    return rows.get("teacher") or rows.get("base")
+
+
+def same(text: str, other: str) -> list[tuple[int, int]]:
+    """Where ``text`` goes on for ``SAME`` words or more as ``other`` does."""
+    words, others = list(re.finditer(r"\S+", text)), other.split()
+    blocks = SequenceMatcher(None, [w[0] for w in words], others, autojunk=False).get_matching_blocks()
+    return [(words[b.a].start(), words[b.a + b.size - 1].end()) for b in blocks if b.size >= SAME]
+
+
+def _card(row: dict[str, Any], language: str, first: dict[str, Any] | None) -> str:
+    # Who it is stands where a story's request usually does, as all answer the same one.
+    pair = Pair(
+        "", rendering.label(row, language), row["text"], row["character"], tuple(row["keywords"]), finish=row["finish"]
+    )
     verdict = Verdict(
         "", not row["reasons"], tuple(row["reasons"]), {"found": row.get("found") or {}}, row.get("judge")
     )
-    who = f'<span class="chip">{escape(rendering.label(row, language))}</span>'
-    return story.card(pair, language, verdict, who)
+    marks = same(row["text"], first["text"]) if first and first is not row else []
+    return story.card(pair, language, verdict, also=[(start, end, "same") for start, end in marks])
 
 
 def others(run_id: str | None) -> Any:

@@ -51,9 +51,11 @@ def _dots(
     form: str = ".1%",
 ) -> None:
     """For each model a dot and its interval in every row, the models a little above one another."""
-    step = 0.7 / max(1, len(models))
-    for place, (model, look, own) in enumerate(zip(models, _looks(models), values, strict=True)):
-        shift = (place - (len(models) - 1) / 2) * step
+    # Who has nothing to show takes no room, but all models are given, so that each has the same colour everywhere.
+    rows = [r for r in zip(models, _looks(models), values, strict=True) if any(v is not None for v, _ in r[2])]
+    step = 0.7 / max(1, len(rows))
+    for place, (model, look, own) in enumerate(rows):
+        shift = (place - (len(rows) - 1) / 2) * step
         there = [(i, v, s or (v, v)) for i, (v, s) in enumerate(own) if v is not None]
         figure.add_scatter(
             x=[v for _, v, _ in there],
@@ -61,6 +63,7 @@ def _dots(
             mode="markers",
             marker=look,
             name=label(model, language),
+            showlegend=True,
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -124,6 +127,7 @@ def speed(models: list[dict[str, Any]], language: str) -> Any:
     )  # fmt: skip
     there = [(m, look) for m, look in zip(models, _looks(models), strict=True) if m.get("tokens_per_second")]
     most = max((m.get("peak_memory_bytes") or 0 for m, _ in there), default=0) or 1
+    fastest = max((m["tokens_per_second"] for m, _ in there), default=1.0)
     for model, look in there:
         memory = model.get("peak_memory_bytes") or 0
         quality, span = number(model, "rule_pass_rate") or 0.0, bounds(model, "rule_pass_rate") or (0.0, 0.0)
@@ -133,7 +137,8 @@ def speed(models: list[dict[str, Any]], language: str) -> Any:
             mode="markers+text",
             marker=look | {"size": 12 + 38 * (memory / most) ** 0.5, "opacity": 0.75},
             text=[f"{memory / 1e6:,.0f} MB"],
-            textposition="bottom center",
+            # Beside the dot, as its interval goes up and down; inside the chart.
+            textposition="middle left" if model["tokens_per_second"] > 0.6 * fastest else "middle right",
             name=label(model, language),
             error_y={
                 "type": "data",
@@ -144,7 +149,6 @@ def speed(models: list[dict[str, Any]], language: str) -> Any:
                 "thickness": 2,
             },
         )
-    fastest = max((m["tokens_per_second"] for m, _ in there), default=1.0)
     figure.update_xaxes(range=[0, fastest * 1.25])
     figure.update_yaxes(tickformat=".0%", range=[-0.12, 1.1])
     figure.update_layout(margin={"t": 66, "b": BELOW}, legend={"yref": "container", "y": 0, "yanchor": "bottom"})
@@ -171,8 +175,6 @@ def kept(report: dict[str, Any], language: str) -> Any:
     places = [m for m in report["models"] if m["who"] != "arm"]
     # Drawn with the others so that an arm has the same colour here as everywhere.
     _dots(figure, [*places, *arms], [[(None, None)] * len(keys) for _ in places] + values, language)
-    for trace in figure.data[: len(places)]:
-        trace.showlegend = False
     _rows(figure, [BY_KEY[k].name(language) for k in keys])
     figure.add_vrect(x0=TARGET[0], x1=TARGET[1], fillcolor=COLOURS[2], opacity=0.2, line_width=0)
     figure.add_vline(x=1, line={"color": "#7a6a5c", "width": 2})
@@ -189,8 +191,6 @@ def spared(report: dict[str, Any], language: str) -> Any:
     by_arm = [{a["name"]: (ratio, span) for a, ratio, span in told} for *_, told in rows]
     values = [[own.get(m["name"], (None, None)) if m["who"] == "arm" else (None, None) for own in by_arm] for m in models]  # fmt: skip
     _dots(figure, models, values, language, ".2f")
-    for trace in figure.data:
-        trace.showlegend = trace.x is not None and len(trace.x) > 0
     _rows(figure, [BY_KEY[key].name(language).removesuffix("(MB)").strip() for key, *_ in rows])
     for place, (_, target, _) in enumerate(rows):
         ends = (target, REACH) if target > 1 else (1 / REACH, target)
@@ -215,7 +215,8 @@ def radar(models: list[dict[str, Any]], language: str) -> Any:
     if len(keys) < 3:
         return None
     figure = blank(say("radar_chart", language), 420)
-    around = [BY_KEY[k].name(language).replace(", ", ",<br>") for k in keys]
+    # Hangul is twice as wide as Latin letters.
+    around = ["<br>".join(wrap(BY_KEY[k].name(language), 6 if language == "ko" else 10)) for k in keys]
     for model, look in zip(models, _looks(models), strict=True):
         values = [number(model, k) for k in keys]
         figure.add_scatterpolar(
@@ -228,7 +229,17 @@ def radar(models: list[dict[str, Any]], language: str) -> Any:
         )
     figure.update_layout(
         polar={
-            "radialaxis": {"range": [0, 1], "tickformat": ".0%", "tickfont": {"size": 10}, "gridcolor": GRID},
+            # Its numbers stand between the first two axes, where no line is drawn along them.
+            "radialaxis": {
+                "range": [0, 1],
+                "tickformat": ".0%",
+                "tickvals": [0.25, 0.5, 0.75, 1],
+                "ticktext": ["", "50%", "", "100%"],
+                "tickfont": {"size": 10},
+                "gridcolor": GRID,
+                "angle": 180 / len(keys),
+                "tickangle": 0,
+            },
             "angularaxis": {"tickfont": {"size": 11}, "gridcolor": GRID, "linecolor": GRID},
             "bgcolor": "rgba(0,0,0,0)",
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from lab.domain import short_name
@@ -34,12 +35,18 @@ def _places(text: str, word: str, kind: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def card(pair: Pair, language: str, verdict: Verdict | None = None, extra: str = "") -> str:
+def card(
+    pair: Pair,
+    language: str,
+    verdict: Verdict | None = None,
+    extra: str = "",
+    also: Sequence[tuple[int, int, str]] = (),
+) -> str:
     """One story with its instruction; with a verdict also the reasons and the place that gave them.
 
     Words that are missing in the story are named beside their reason and marked where the instruction asks for them.
 
-    ``extra`` is HTML for the end of the card's foot.
+    ``extra`` is HTML for the end of the card's foot, ``also`` are further places to mark, below all others.
     """
     marks: list[tuple[int, int, str]] = []
     missing: list[tuple[int, int, str]] = []
@@ -69,6 +76,7 @@ def card(pair: Pair, language: str, verdict: Verdict | None = None, extra: str =
         marks += _places(pair.output, pair.character, "who") + _places(pair.output, short_name(pair.character), "who")
     for word in pair.keywords:
         marks += _places(pair.output, word, "word")
+    marks += also
     chips.append(f"<span>{say('length', language, n=len(pair.output))}</span>")
     kind = "" if verdict is None else " kept" if verdict.kept else " dropped"
     return (

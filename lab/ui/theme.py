@@ -59,6 +59,8 @@ CSS = """
 .chip.bad { background:#fbe3d6; color:#7a2d00; } .chip.good { background:#d9f0e7; color:#00513b; }
 .story mark { color:inherit; border-radius:.25rem; padding:0 .12em; background:#ffe6a8; } .story mark.word { background:#cfe6f7; }
 .story mark.fault { background:#ffd0ba; border-bottom:2px solid #D55E00; }
+.story mark.same { background:none; border-bottom:2px dotted var(--soft); border-radius:0; padding:0; }
+.stories.answers { grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr)); } .asked { margin:1.4rem 0 .5rem; font-weight:600; color:var(--ink); line-height:1.6; }
 .dark .story mark { background:#6b5316; } .dark .story mark.word { background:#1f4a66; } .dark .story mark.fault { background:#7c3516; }
 .scroll { overflow-x:auto; } .measures, .measures tr { border:0 !important; } .measures { border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
 .measures th, .measures td { text-align:right; padding:.5rem .7rem; border:0 !important; border-bottom:1px solid var(--line) !important; white-space:nowrap; }
@@ -97,6 +99,9 @@ footer { display:none !important; }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
   .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.84rem; }
+  /* Teacher and both students in one look: intervals and names may break. */
+  .measures.models td, .measures.models th { padding:.4rem .2rem; white-space:normal; } .measures.models td:first-child, .measures.models th:first-child { min-width:6.4rem; }
+  .measures.models td:not(:first-child), .measures.models th:not(:first-child) { min-width:4.3rem; } .measures.models small { font-size:.7rem; }
 }
 """
 
