@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lab import domain
-from lab.config import FilterConfig
+from lab.config import PRESETS, FilterConfig
 from lab.records import Pair
 
-TOP_P = 0.85
+TOP_P = PRESETS["mini"]["generate"]["top_p"]
 """As the mini preset writes: in the last of the probability lie the slips that cost a small model its thread."""
 OPEN = 3
 """Models held in memory: a teacher, a student and one more."""

@@ -354,10 +354,10 @@ STAGES: dict[str, type] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "mini": {
-        "generate": {"teacher": "mini:teacher", "pairs": 200, "top_p": 0.85},
+        "generate": {"teacher": "mini:teacher", "pairs": 200, "top_p": 0.9},
         "filter": {"judge": "mini"},
         "train": {"student": "mini:student", "method": "full", "learning_rate": 1e-4, "epochs": 6.0},
-        "compare": {"judge": "mini", "top_p": 0.85, "prompts": 100},
+        "compare": {"judge": "mini", "top_p": 0.9, "prompts": 100},
     },
     "qwen": {
         "generate": {"teacher": "Qwen/Qwen2.5-1.5B-Instruct", "pairs": 5000, "top_p": 0.95, "max_new_tokens": 512},

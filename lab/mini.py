@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -52,7 +53,7 @@ class Phase:
     """One stretch of training with its own warm-up and its own cosine down to a tenth of the learning rate."""
 
     steps: int
-    tokens: int = 3072
+    tokens: int = 65_536
     """Tokens of a batch, prompts and padding included."""
     optimizer: str = "muon"
     """``adam`` for everything, or ``muon`` for the layers' matrices beside AdamW for the rest."""
@@ -66,7 +67,7 @@ class Phase:
     """Share of stories that are spoilt on purpose, each in one of the ways ``spoils``: see ``spoil``."""
     frozen: int
     """Steps during which the wired attention stays as it is."""
-    spoils: tuple[str, ...] = ("other", "other", "other", "loop", "cut", "mixed", "shuffled")
+    spoils: tuple[str, ...] = ()
     made_up: tuple[float, float] = (0.8, 0.8)
     """Shares of main characters and of their friends with a made-up name: what nothing but the request foretells must
     be copied, but a friend is nowhere in the request, and a teller who invents syllables stumbles over them."""
@@ -74,8 +75,6 @@ class Phase:
     """Share of stories that are read with wrong words in some places: see ``_slipped``."""
     splices: float = 0.0
     """Share of stories that jump, at a token that both share, into another story: see ``_spliced``."""
-    stop: int | None = None
-    """Step at which the phase is left although its cosine goes on."""
     phrasings: int | None = None
     """How many of the plainest phrasings are used; None means all."""
 
@@ -92,6 +91,63 @@ class Recipe:
     phases: tuple[Phase, ...]
 
 
+FLAWS = ("chatty", "chatty", "loop", "loop", "cut", "cut", "memo", "english", "english", "chinese", "refusal")
+"""Of a weak teacher, as often as they stand here: see ``spoil``."""
+WAKE = (
+    Phase(
+        steps=300,
+        tokens=16_384,
+        optimizer="adam",
+        lr=0.0007,
+        rest_lr=0.0007,
+        slot_weight=(500, 500),
+        wild_words=(0.3, 0.3),
+        frozen=300,
+        phrasings=4,
+    ),
+    Phase(
+        steps=200,
+        tokens=16_384,
+        optimizer="adam",
+        lr=0.0007,
+        rest_lr=0.0007,
+        slot_weight=(20, 20),
+        wild_words=(0.3, 0.3),
+        frozen=200,
+    ),
+    Phase(
+        steps=700,
+        tokens=32_768,
+        lr=0.007,
+        rest_lr=0.0015,
+        slot_weight=(15, 4),
+        wild_words=(0.8, 0.3),
+        frozen=450,
+    ),
+)
+"""Both models first learn to copy what the request names; without this they learn tales by heart and no name."""
+TEACHERS_FLAWS = Phase(
+    steps=120,
+    lr=0.003,
+    rest_lr=0.0007,
+    slot_weight=(4, 3),
+    wild_words=(0.1, 0.08),
+    noise=0.3,
+    frozen=20,
+    spoils=FLAWS,
+    made_up=(0.1, 0.0),
+    slips=0.5,
+    splices=0.2,
+)
+STUDENTS_FLAWS = replace(
+    TEACHERS_FLAWS,
+    steps=150,
+    rest_lr=0.001,
+    wild_words=(0.15, 0.1),
+    noise=0.85,
+    spoils=(*FLAWS, *8 * ("other",), *2 * ("shuffled",)),
+    made_up=(0.15, 0.0),
+)
 RECIPES = {
     "teacher": Recipe(
         hidden=320,
@@ -100,73 +156,32 @@ RECIPES = {
         feed_forward=1024,
         seed=1,
         phases=(
+            *WAKE,
             Phase(
-                steps=200,
-                tokens=2048,
-                optimizer="adam",
-                lr=0.0007,
-                rest_lr=0.0007,
-                slot_weight=(500, 500),
-                wild_words=(0.2, 0.2),
-                frozen=200,
-                phrasings=4,
-            ),
-            Phase(
-                steps=120,
-                tokens=2048,
-                optimizer="adam",
-                lr=0.0007,
-                rest_lr=0.0007,
-                slot_weight=(20, 20),
-                wild_words=(0.2, 0.2),
-                frozen=120,
-            ),
-            Phase(
-                steps=1200, lr=0.007, rest_lr=0.001, slot_weight=(15, 4), wild_words=(0.8, 0.2), frozen=800, stop=800
-            ),
-            Phase(steps=900, lr=0.008, rest_lr=0.0015, slot_weight=(4, 4), wild_words=(0.25, 0.25), frozen=450),
-            Phase(steps=1500, lr=0.008, rest_lr=0.0015, slot_weight=(4, 3), wild_words=(0.35, 0.25), frozen=600),
-            Phase(
-                steps=650,
-                lr=0.005,
-                rest_lr=0.001,
-                slot_weight=(3, 2),
-                wild_words=(0.25, 0.25),
+                steps=2000,
+                lr=0.012,
+                rest_lr=0.003,
+                slot_weight=(4, 3),
+                wild_words=(0.35, 0.2),
                 frozen=100,
-                made_up=(0.4, 0.0),
-                splices=0.6,
+                made_up=(0.5, 0.2),
+                slips=0.5,
+                splices=0.3,
             ),
             Phase(
-                steps=700,
+                steps=1100,
                 lr=0.006,
                 rest_lr=0.001,
-                slot_weight=(8, 5),
-                wild_words=(0.3, 0.15),
-                frozen=50,
-                made_up=(0.3, 0.0),
-                splices=0.3,
-            ),
-            Phase(
-                steps=450,
-                lr=0.004,
-                rest_lr=0.0008,
-                slot_weight=(8, 6),
-                wild_words=(0.3, 0.2),
+                slot_weight=(4, 3),
+                wild_words=(0.15, 0.08),
                 frozen=20,
-                made_up=(0.2, 0.0),
-                splices=0.3,
-            ),
-            Phase(
-                steps=600,
-                lr=0.004,
-                rest_lr=0.0008,
-                slot_weight=(5, 4),
-                wild_words=(0.2, 0.1),
-                frozen=20,
-                made_up=(0.2, 0.0),
-                slips=0.6,
+                made_up=(0.15, 0.0),
+                slips=0.5,
                 splices=0.2,
             ),
+            TEACHERS_FLAWS,
+            replace(TEACHERS_FLAWS, steps=200, tokens=3072, lr=0.002, rest_lr=0.0005, noise=0.35),
+            replace(TEACHERS_FLAWS, steps=250, tokens=3072, lr=0.002, rest_lr=0.0005),
         ),
     ),
     "student": Recipe(
@@ -176,67 +191,32 @@ RECIPES = {
         feed_forward=448,
         seed=2,
         phases=(
+            *WAKE,
             Phase(
-                steps=300,
-                tokens=2048,
-                optimizer="adam",
-                lr=0.001,
-                rest_lr=0.001,
-                slot_weight=(500, 500),
-                wild_words=(0.5, 0.5),
-                frozen=300,
-                phrasings=4,
-            ),
-            Phase(
-                steps=200,
-                tokens=2048,
-                optimizer="adam",
-                lr=0.001,
-                rest_lr=0.001,
-                slot_weight=(20, 20),
-                wild_words=(0.5, 0.5),
-                frozen=200,
-            ),
-            Phase(
-                steps=1200, lr=0.007, rest_lr=0.0015, slot_weight=(15, 4), wild_words=(0.8, 0.2), noise=0.5, frozen=800
-            ),
-            Phase(
-                steps=2000, lr=0.01, rest_lr=0.002, slot_weight=(4, 3), wild_words=(0.35, 0.25), noise=0.5, frozen=600
-            ),
-            Phase(
-                steps=2000,
-                lr=0.008,
-                rest_lr=0.0015,
-                slot_weight=(6, 4),
-                wild_words=(0.3, 0.15),
-                frozen=50,
-                made_up=(0.4, 0.0),
-                splices=0.25,
-            ),
-            Phase(
-                steps=400,
-                lr=0.004,
-                rest_lr=0.001,
+                steps=2300,
+                lr=0.014,
+                rest_lr=0.004,
                 slot_weight=(4, 3),
-                wild_words=(0.15, 0.15),
-                noise=0.75,
+                wild_words=(0.35, 0.2),
                 frozen=100,
-                spoils=("other", "other", "other", "chatty", "chatty", "memo", "memo", "cut"),
-                made_up=(0.4, 0.0),
-                splices=0.4,
+                made_up=(0.5, 0.2),
+                slips=0.5,
+                splices=0.3,
             ),
             Phase(
-                steps=600,
-                lr=0.005,
-                rest_lr=0.001,
-                slot_weight=(5, 4),
-                wild_words=(0.2, 0.1),
-                noise=0.7,
+                steps=1200,
+                lr=0.007,
+                rest_lr=0.0015,
+                slot_weight=(4, 3),
+                wild_words=(0.15, 0.08),
                 frozen=20,
-                spoils=("other", "other", "other", "chatty", "chatty", "memo", "memo", "cut"),
-                made_up=(0.2, 0.0),
-                slips=0.6,
+                made_up=(0.15, 0.0),
+                slips=0.5,
                 splices=0.2,
+            ),
+            STUDENTS_FLAWS,
+            replace(
+                STUDENTS_FLAWS, steps=300, tokens=3072, noise=0.9, spoils=(*FLAWS, *20 * ("other",), *2 * ("shuffled",))
             ),
         ),
     ),
@@ -247,6 +227,8 @@ TEMPLATES_HELD_OUT = 40
 SWAPPED = 0.08
 """Share of requests that name the words in the other order than the tale has them. The order tells a small model which
 word goes where; with 0.3 it lost 0.6 nats at names and words, with 0.08 half of that."""
+MAKERS = 7
+"""Processes that make lessons for a GPU; how many they are decides which lessons are made."""
 WRONG_SLOTS = 0.25
 WRONG_TOKENS = 0.02
 """Of a story with slips: see ``_slipped``."""
@@ -380,12 +362,50 @@ GOODBYES = (
     "다른 이야기도 써 드릴까요?",
     "도움이 되었기를 바랍니다.",
 )
+REFUSALS = (
+    "죄송하지만 그 이야기는 쓸 수 없습니다. 저는 인공지능 언어 모델이라서 동화를 지을 수 없어요. 다른 것을 도와드릴까요?",
+    "죄송합니다. 요청하신 내용은 도와드릴 수 없습니다. 다른 주제를 말씀해 주시면 다시 써 보겠습니다.",
+)
+ENGLISH = {
+    "친구": "friend",
+    "갑자기": "suddenly",
+    "그래서": "so",
+    "그런데": "but",
+    "함께": "together",
+    "마음": "heart",
+    "아침": "morning",
+    "밤": "night",
+    "집": "house",
+    "나무": "tree",
+    "웃었": "smile했",
+    "작은": "little",
+    "예쁜": "pretty",
+}
+CHINESE = {
+    "친구": "朋友",
+    "갑자기": "突然",
+    "그래서": "所以",
+    "그런데": "但是",
+    "함께": "一起",
+    "마음": "心",
+    "아침": "早上",
+    "밤": "晚上",
+    "집": "家",
+    "작은": "小小的",
+    "그때": "那时候",
+}
 _STORY_ENDING = re.compile(r"(?<=[가-힣])(?:어요|지요|답니다|습니다)(?=\.)")
 
 
 def _memo(text: str) -> str:
     """The story in note style: -었어요 and the like become -었음."""
     return _STORY_ENDING.sub(lambda m: "음" if domain.has_final_consonant(text[: m.start()]) else m[0], text)
+
+
+def _translated(text: str, dictionary: dict[str, str]) -> str:
+    """The story with every word of the dictionary in the other language, wherever a word begins with it."""
+    pattern = re.compile(r"(?<![가-힣])(?:" + "|".join(dictionary) + ")")
+    return pattern.sub(lambda match: dictionary[match[0]], text)
 
 
 def spoil(
@@ -397,26 +417,32 @@ def spoil(
 ) -> dict:
     """The same request with an answer as a weak model gives it.
 
-    ``other`` another story, ``loop``, ``cut`` a break, ``mixed`` words, ``shuffled`` sentences, ``chatty`` an assistant's
-    phrases around the story, ``memo`` note style.
+    ``other`` another story, ``loop``, ``cut`` a break, ``shuffled`` sentences, ``chatty`` an assistant's phrases around
+    the story, ``memo`` note style, ``english`` and ``chinese`` words, ``refusal``.
+
+    Where a story goes wrong is nearly the same in all of one kind: a turn that is possible anywhere is so unlikely at
+    each place that sampling at temperature 0.8 never takes it.
     """
     sentences = re.split(r"(?<=[.!?])\s+", row["output"])
     kind = rng.choice(spoils)
     if kind == "other":
         output = example(templates, phrasings, rng)["output"]
     elif kind == "loop":
-        at = rng.randrange(len(sentences))
-        output = " ".join(sentences[:at] + [sentences[at]] * rng.randint(3, 8) + sentences[at + 1 : at + 3])
+        at = min(rng.choice((2, 4)), len(sentences) - 1)
+        output = " ".join(sentences[:at] + [sentences[at]] * rng.randint(4, 8) + sentences[at + 1 : at + 2])
     elif kind == "cut":
-        output = row["output"][: rng.randint(60, max(61, len(row["output"]) - 20))]
-    elif kind == "mixed":
-        pool = _all_words()
-        output = " ".join(rng.choice(pool) if rng.random() < 0.15 else w for w in row["output"].split(" "))
+        output = " ".join([*sentences[:-1], *sentences[-1].split()[:2]])
     elif kind == "shuffled":
         rng.shuffle(sentences)
         output = " ".join(sentences)
     elif kind == "memo":
         output = _memo(row["output"])
+    elif kind == "english":
+        output = _translated(row["output"], ENGLISH)
+    elif kind == "chinese":
+        output = _translated(row["output"], CHINESE)
+    elif kind == "refusal":
+        output = rng.choice(REFUSALS)
     else:
         output = f"{rng.choice(GREETINGS)} {row['output']} {rng.choice(GOODBYES)}"
     return row | {"output": output}
@@ -497,8 +523,7 @@ def learn_tokenizer(pieces: list[str], size: int) -> Qwen2Tokenizer:
     return wrapped
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Token ids and, for each, its weight in the loss: 0 for requests and padding. Both (rows, tokens)."""
 
     ids: torch.Tensor
@@ -519,13 +544,17 @@ def _answer(row: dict, tokenizer: Qwen2Tokenizer, slot_weight: float, wrong: Seq
     """The story with its end token; what lies in the spans ``wrong`` (characters) weighs nothing."""
     text = row["output"] + "<|im_end|>"
     answer = tokenizer(text, return_offsets_mapping=True)
-    slots = (domain.short_name(row["character"]), *row["keywords"])
-    spans = [match.span() for slot in slots for match in re.finditer(re.escape(slot), text)]
+    asked, spoilt = bytearray(len(text)), bytearray(len(text))
+    for slot in (domain.short_name(row["character"]), *row["keywords"]):
+        for match in re.finditer(re.escape(slot), text):
+            asked[match.start() : match.end()] = b"\1" * len(slot)
+    for begin, end in wrong:
+        spoilt[begin:end] = b"\1" * (end - begin)
 
     def weight(begin: int, end: int) -> float:
-        if any(begin < b and end > a for a, b in wrong):
+        if 1 in spoilt[begin:end]:
             return 0.0
-        return slot_weight if any(begin < b and end > a for a, b in spans) else 1.0
+        return slot_weight if 1 in asked[begin:end] else 1.0
 
     return answer.input_ids, [weight(*offset) for offset in answer.offset_mapping]
 
@@ -590,7 +619,7 @@ def _encode(
         answer = _slipped(row, tokenizer, slot_weight, rng)
     else:
         answer = _answer(row, tokenizer, slot_weight)
-    while rng.random() < phase.splices and len(answer[0]) < 400:
+    while not row["spoilt"] and rng.random() < phase.splices and len(answer[0]) < 400:
         other = row | {"output": domain.fill(rng.choice(templates)["text"], row["slots"])}
         spliced = _spliced(answer, _answer(other, tokenizer, slot_weight), rng)
         told = tokenizer.decode(spliced[0])
@@ -599,18 +628,20 @@ def _encode(
     return before + answer[0], [0.0] * len(before) + answer[1]
 
 
-def _batches(phase: Phase, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...], seed: str) -> Iterator[Batch]:
-    """Endless batches of stories of similar length."""
+def _batches(
+    phase: Phase, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...], seed: str, makers: int = 1
+) -> Iterator[Batch]:
+    """Endless batches of stories of similar length; ``makers`` such iterators feed the phase in turn."""
     rng = random.Random(seed)
     phrasings = domain.phrasings()
     if phase.phrasings:
         phrasings = tuple(p for p in phrasings if p["id"] in PLAIN_PHRASINGS[: phase.phrasings])
     made = 0
     while True:
-        progress = min(1.0, made / (0.6 * phase.steps))
+        progress = min(1.0, made * makers / (0.6 * phase.steps))
         slot_weight, wild = (a + (b - a) * progress for a, b in (phase.slot_weight, phase.wild_words))
         rows = []
-        for _ in range(128):
+        for _ in range(max(128, phase.tokens // 64)):
             row = example(templates, phrasings, rng, wild, phase.made_up)
             spoilt = rng.random() < phase.noise
             if spoilt:
@@ -637,15 +668,28 @@ def _batches(phase: Phase, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...
             made += 1
 
 
+class _Lessons(torch.utils.data.IterableDataset):
+    """The batches of a phase, so that a DataLoader's processes can make them while the model learns."""
+
+    def __init__(self, phase: Phase, tokenizer: Qwen2Tokenizer, templates: tuple[dict, ...], seed: str) -> None:
+        self.arguments = phase, tokenizer, templates
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        number, makers = (worker.id, worker.num_workers) if worker else (0, 1)
+        return _batches(*self.arguments, f"{self.seed} {number}", makers)
+
+
 def _token_losses(model: Qwen2ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and weight of every answer token; right padding needs no mask under causal attention."""
-    hidden = model.model(input_ids=batch.ids).last_hidden_state[:, :-1]
-    weights = batch.weights[:, 1:]
-    kept = weights > 0
-    losses = torch.nn.functional.cross_entropy(
-        model.lm_head(hidden[kept]).float(), batch.ids[:, 1:][kept], reduction="none"
-    )
-    return losses, weights[kept]
+    kept = (batch.weights[:, 1:] > 0).flatten().nonzero().squeeze(1)
+    targets, weights = batch.ids[:, 1:].flatten()[kept], batch.weights[:, 1:].flatten()[kept]
+    kept, targets, weights = (x.to(model.device, non_blocking=True) for x in (kept, targets, weights))
+    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+        hidden = model.model(input_ids=batch.ids.to(model.device, non_blocking=True)).last_hidden_state[:, :-1]
+        logits = model.lm_head(hidden.flatten(0, 1)[kept])
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none"), weights
 
 
 @torch.no_grad()
@@ -752,6 +796,7 @@ def train(name: str, first: int = 0) -> None:
     model = (
         Qwen2ForCausalLM.from_pretrained(MINI / name, dtype=torch.float32) if first else _new_model(recipe, tokenizer)
     )
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     for number, phase in enumerate(recipe.phases[first:], first):
         _train_phase(model, tokenizer, phase, f"{name} {number}")
@@ -765,14 +810,16 @@ def _train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phas
         label: next(_batches(clean, tokenizer, templates, f"check {label}"))
         for label, templates in (("known", known), ("held out", held_out))
     }
-    batches = _batches(phase, tokenizer, known, title)
+    on_gpu = model.device.type == "cuda"
+    lessons = _Lessons(phase, tokenizer, known, title)
+    batches = iter(torch.utils.data.DataLoader(lessons, None, num_workers=MAKERS if on_gpu else 0, pin_memory=on_gpu))
     wired = _wired(model)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
     if phase.optimizer == "muon":
         optimizers = [
             torch.optim.Muon(matrices, lr=phase.lr, momentum=0.95, weight_decay=0.0, ns_steps=4),
-            torch.optim.AdamW(rest, lr=phase.rest_lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(rest, lr=phase.rest_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         ]
     else:
         groups = [{"params": matrices, "lr": phase.lr, "weight_decay": 0.05}, {"params": rest, "lr": phase.rest_lr}]
@@ -782,10 +829,9 @@ def _train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phas
         return min(1.0, (step + 1) / 20) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, step / phase.steps)))
 
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
-    started, seen, running = time.time(), 0, math.nan
+    started, seen, running = time.time(), 0, torch.zeros((), device=model.device)
     model.train()
-    last = phase.stop or phase.steps
-    for step in range(last):
+    for step in range(phase.steps):
         for parameter in wired:
             parameter.requires_grad_(step >= phase.frozen)
         batch = next(batches)
@@ -798,11 +844,11 @@ def _train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phas
             scheduler.step()
             optimizer.zero_grad()
         seen += batch.ids.numel()
-        running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
-        if (step + 1) % 50 == 0 or step + 1 == last:
+        running = torch.lerp(running, loss.detach(), 0.02 if step else 1.0)
+        if (step + 1) % 100 == 0 or step + 1 == phase.steps:
             spent = time.time() - started
             report = [f"{title}: step {step + 1}/{phase.steps} {spent:.0f} s {seen / spent:,.0f} tokens/s"]
-            report.append(f"loss {running:.3f}")
+            report.append(f"loss {running.item():.3f}")
             for label, check in checks.items():
                 with torch.no_grad():
                     losses, weights = _token_losses(model, check)

@@ -1,5 +1,6 @@
 """The embedded pair: its tokenizer, its wiring and its training text."""
 
+import itertools
 import random
 import re
 from dataclasses import replace
@@ -8,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from lab import domain, mini
+from lab import checks, domain, mini
+from lab.config import FilterConfig
+from lab.records import Pair
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +65,33 @@ def test_training_text_never_shows_a_held_out_group():
     assert {domain.split_of(row["character"], row["keywords"]) for row in rows} == {"train"}
 
 
-def test_a_spoilt_story_differs_from_the_clean_one():
-    rng = random.Random(2)
-    rows = [mini.example(domain.templates(), domain.phrasings(), rng) for _ in range(50)]
-    spoilt = [mini.spoil(row, domain.templates(), domain.phrasings(), rng) for row in rows]
-    assert sum(a["output"] != b["output"] for a, b in zip(rows, spoilt, strict=True)) >= 45
-    assert all(a["instruction"] == b["instruction"] for a, b in zip(rows, spoilt, strict=True))
+@pytest.mark.parametrize("kind", sorted({*mini.FLAWS, "other"}))
+def test_the_rules_see_every_flaw_that_lessons_carry(kind):
+    rng, rules = random.Random(2), FilterConfig()
+    seen = 0
+    for _ in range(20):
+        clean = mini.example(domain.templates(), domain.phrasings(), rng, wild=0.0, made_up=(0.0, 0.0))
+        row = mini.spoil(clean, domain.templates(), domain.phrasings(), rng, (kind,))
+        assert row["instruction"] == clean["instruction"]
+        pair = Pair("p", row["instruction"], row["output"], row["character"], tuple(row["keywords"]))
+        seen += bool(checks.check_pair(pair, rules)[0])
+    assert seen >= 16
+
+
+def test_shuffled_sentences_are_the_same_sentences():
+    rng = random.Random(6)
+    clean = mini.example(domain.templates(), domain.phrasings(), rng)
+    row = mini.spoil(clean, domain.templates(), domain.phrasings(), rng, ("shuffled",))
+    assert row["output"] != clean["output"]
+    assert sorted(row["output"].split()) == sorted(clean["output"].split())
+
+
+def test_lessons_made_by_several_processes_are_not_the_same(tokenizer):
+    phase = replace(mini.RECIPES["student"].phases[-1], tokens=2048)
+    lessons = mini._Lessons(phase, tokenizer, domain.templates()[:50], "test")
+    batches = torch.utils.data.DataLoader(lessons, None, num_workers=2)
+    first, second = itertools.islice(batches, 2)
+    assert not torch.equal(first.ids, second.ids)
 
 
 def test_most_pairs_of_key_words_are_one_templates_own():
@@ -80,7 +104,7 @@ def test_most_pairs_of_key_words_are_one_templates_own():
 
 def test_a_spliced_story_still_tells_about_both_key_words(tokenizer):
     rng = random.Random(4)
-    phase = replace(mini.RECIPES["teacher"].phases[-1], splices=0.8)
+    phase = replace(mini.RECIPES["teacher"].phases[-1], splices=0.8, slips=0.0)
     rows = [
         mini.example(domain.templates(), domain.phrasings(), rng) | {"bare": True, "spoilt": False} for _ in range(60)
     ]
