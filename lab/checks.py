@@ -119,9 +119,14 @@ _OPEN, _CLOSED_SYLLABLE = _syllables([0]), _syllables(range(1, 28))
 _SS, _B = _syllables([20]), _syllables([17])
 
 
+def _shown(reason: str, match: re.Match[str]) -> Finding:
+    """A finding at ``match`` without the spaces around it."""
+    return Finding(reason, match.end() - len(match[0].lstrip()), match.start() + len(match[0].rstrip()))
+
+
 def _first(reason: str, pattern: re.Pattern[str], text: str) -> Finding | None:
     match = pattern.search(text)
-    return Finding(reason, *match.span()) if match else None
+    return _shown(reason, match) if match else None
 
 
 def _several(reason: str, hits: Iterable[re.Match[str]], least: int, different: bool = True) -> Finding | None:
@@ -129,7 +134,7 @@ def _several(reason: str, hits: Iterable[re.Match[str]], least: int, different: 
     found: dict[Any, re.Match[str]] = {}
     for match in hits:
         found.setdefault(match[0] if different else match.start(), match)
-    return Finding(reason, *next(iter(found.values())).span()) if len(found) >= least else None
+    return _shown(reason, next(iter(found.values()))) if len(found) >= least else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +379,7 @@ def refusal(pair: Pair, config: FilterConfig) -> Finding | None:
     aside = [] if found else _about_the_task(text)
     # Reasons why there is no story, and nothing happens.
     if aside and len(_PAST.findall(text)) <= 0.25 * len(sentences(text)):
-        return Finding("refusal", *aside[0].span())
+        return _shown("refusal", aside[0])
     return found
 
 
@@ -388,7 +393,7 @@ def meta(pair: Pair, config: FilterConfig) -> Finding | None:
     if found:
         return found
     if aside := _about_the_task(text):
-        return Finding("meta", *aside[0].span())
+        return _shown("meta", aside[0])
     # Honorific questions to the reader come at the very end.
     for last in sentences(text)[-2:]:
         if wording.ASKS_READER.search(last):
@@ -648,7 +653,7 @@ def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
         return found
     clipped = [m for m in SENTENCE.finditer(told) if _CLIPPED.search(m[0]) and not _CLIPPED_NOUN.search(m[0])]
     if len(clipped) >= 3 and len(clipped) >= CLIPPED_ENDINGS * len(sentences(told)):
-        return Finding("wrong_register", *clipped[0].span())
+        return _shown("wrong_register", clipped[0])
     forms = [(e, e.parts[-1].form) for e in _endings(told) if e.parts[-1].tag in ("EF", "EC")]
     plain = [e for e, form in forms if form in ("다", "ᆫ다", "는다")]
     polite = [e for e, form in forms if form.endswith(("요", "니다", "죠"))]

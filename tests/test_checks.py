@@ -319,6 +319,7 @@ def test_missing_words_are_named_as_nothing_can_be_marked() -> None:
     ("reason", "extra", "shown"),
     [
         ("not_a_story", " 차례는 1) 씻기 2) 자르기 3) 담기였어요.", "1) 씻기 2) 자르기 3) "),
+        ("meta", " 끝.\n\n옛날에 곰이 살았어요.", "끝."),
         ("repetition", " 코를 코를 훌쩍이고 눈을 눈을 비볐어요.", "코를 코를"),
         ("wrong_register", " 토토는 뛰었다. 해가 졌다. 밤이 되었다.", "뛰었다"),
         ("broken_text", ' "같이 가자. 개미가 말했어요. "그래!" 토토가 웃었어요.', '"같이 가자.'),
@@ -337,6 +338,7 @@ def test_every_reason_but_shortness_has_something_to_show(name: str) -> None:
         for found in check_pair(Pair.of(row), FilterConfig())[0]:
             assert found.shown() or found.reason == "too_short", (row["id"], found)
             assert found.start is None or 0 <= found.start < found.end <= len(row["output"]), (row["id"], found)
+            assert found.start is None or row["output"][found.start : found.end].strip(), (row["id"], found)
 
 
 def test_reference_stories_pass() -> None:
