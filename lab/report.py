@@ -621,7 +621,8 @@ STYLE = """body{font-family:Pretendard,'Noto Sans KR','Noto Sans CJK KR','Apple 
 max-width:60rem;margin:2rem auto;padding:0 1rem;color:#3b2f2a;background:#fffdf8;line-height:1.7;word-break:keep-all}
 table{border-collapse:collapse;width:100%}td,th{padding:.4rem .6rem;border-bottom:1px solid #eadfce;text-align:right}
 td:first-child,th:first-child{text-align:left}small{display:block;color:#7a6a61}.wide{overflow-x:auto}
-.verdict{background:#f6ecdf;border-radius:12px;padding:1rem 1.2rem}svg{max-width:100%;height:auto}"""
+.verdict{background:#f6ecdf;border-radius:12px;padding:1rem 1.2rem}svg{max-width:100%;height:auto}
+@media(max-width:640px){body{padding:0 .6rem}td,th{padding:.3rem .15rem;font-size:.84rem}small{font-size:.72rem}}"""
 
 
 def html_table(models: list[dict[str, Any]], language: str) -> str:

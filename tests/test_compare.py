@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab import domain, intervals, pairwise, retention
+from lab import domain, intervals, pairwise, report_charts, retention
 from lab import report as rendering
 from lab.config import CompareConfig, TrainConfig
 from lab.diversity import distinct
@@ -143,6 +143,18 @@ def test_report_and_charts_come_in_both_languages(compared: Run) -> None:
     assert "익은말" in probes and "Idiom" not in probes and "Idiom" in (folder / "charts" / "probes.svg").read_text("utf-8")  # fmt: skip
     for entry in (report["models"][2]["adapter"], report["models"][1]["weights"], "learning_rate=0.01"):
         assert entry in page and entry in text, "provenance: files, weights, settings"
+
+
+def test_charts_speak_english_where_no_korean_font_is_installed(compared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = read_json(compared.report_file)
+
+    def ticks() -> list[str]:
+        (axes,) = report_charts.charts(report, "ko")["probes"].axes
+        return [t.get_text() for t in axes.get_yticklabels()]
+
+    assert "익은말" in ticks()
+    monkeypatch.setattr(report_charts, "_korean", lambda: False)
+    assert "Idiom" in ticks() and "익은말" not in ticks()
 
 
 def test_memory_and_speed_are_drawn_against_their_targets(compared: Run) -> None:

@@ -101,7 +101,7 @@ footer { display:none !important; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.84rem; }
   /* Teacher and both students in one look: intervals and names may break. */
   .measures.models td, .measures.models th { padding:.4rem .2rem; white-space:normal; } .measures.models td:first-child, .measures.models th:first-child { min-width:6.4rem; }
-  .measures.models td:not(:first-child), .measures.models th:not(:first-child) { min-width:4.3rem; } .measures.models small { font-size:.7rem; }
+  .measures.models td:not(:first-child), .measures.models th:not(:first-child) { min-width:4.3rem; } .measures.models small { font-size:.7rem; } .measures.models th small { font-size:.62rem; }
 }
 """
 
