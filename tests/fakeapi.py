@@ -2,7 +2,8 @@
 
 The real client talks to it over real sockets; only OPENAI_BASE_URL differs. ``faults`` are dealt to the first requests
 in turn: a status (429 with Retry-After, 500, 400, 401), "slow" (answers after the client's time-out), "cut" (closes the
-connection in mid-body), "html" and "empty" (200, but no message). Used by tests and by bench/generate_scale.py.
+connection in mid-body), "html" and "empty" (200, but no message). With ``together`` no answer leaves before so many
+requests are in flight, which on a busy machine no pause could promise. Used by tests and by bench/generate_scale.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Served:
 
     faults: list[int | str] = field(default_factory=list)
     seconds: float = 0.0
+    together: int = 0
     slow: float = 2.0
     usage: bool = True
     text: str = "옛날에 {prompt} 이야기가 있었어요."
@@ -34,6 +36,7 @@ class Served:
     keys: set[str] = field(default_factory=set)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    gathered: threading.Event = field(default_factory=threading.Event)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
             served.peak = max(served.peak, served.now)
             served.keys.add(self.headers["authorization"])
             served.bodies.append(body)
+            if served.now >= served.together:
+                served.gathered.set()
         try:
+            served.gathered.wait(60)
             time.sleep(served.slow if fault == "slow" else served.seconds)
             self._reply(served, body, fault)
         finally:
