@@ -210,7 +210,13 @@ def _phrasings() -> tuple[re.Pattern[str], ...]:
             at = slot.end()
         return re.compile(made + re.escape(text[at:]))
 
-    return tuple(pattern(p["text"]) for p in domain.phrasings())
+    texts = []
+    for phrasing in domain.phrasings():
+        ways = [phrasing["text"]]
+        for stated in phrasing.get("says", {}).values():
+            ways += [text.replace(stated["words"], stated["own"]) for text in ways]
+        texts += ways
+    return tuple(map(pattern, texts))
 
 
 def asked_for(instruction: str) -> tuple[str, tuple[str, ...]]:

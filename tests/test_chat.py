@@ -147,10 +147,14 @@ def test_a_served_teacher_that_refuses_is_explained_without_the_key(endpoint, mo
     assert "sk-very-secret-key" not in told.value.en + told.value.ko
 
 
-def test_a_request_of_the_grid_is_read_back():
-    asked = domain.prompts(500, 3)
+@pytest.mark.parametrize("own", ["", "나이: 여섯 살\n길이: 250자 안팎", "길이: 250자 안팎"])
+def test_a_request_of_the_grid_is_read_back_also_with_own_ages_and_lengths(own):
+    asked = domain.prompts(500, 3, domain.Grid.of(lists_text=own))
     right = [p for p in asked if chat.asked_for(p.instruction) == (p.character, p.keywords)]
     assert len(right) > 0.99 * len(asked)
+
+
+def test_a_request_in_free_words_names_what_it_quotes():
     assert chat.asked_for("토끼 하루가 나오는 동화! '당근'과 ‘비’를 넣어 줘.") == ("토끼 하루", ("당근", "비"))
     assert chat.asked_for("아무 이야기나 들려줘") == ("", ())
 
