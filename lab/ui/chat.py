@@ -60,7 +60,7 @@ def build(page: Page) -> None:
     page.about("about_chat")
     ahead = gr.HTML("", elem_id="chat-line")
     table = gr.State(Table())
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=True, elem_id="cast"):
         chosen = page.label(
             gr.Dropdown([], multiselect=True, max_choices=SEATS, scale=3, min_width=260, elem_id="speakers"),
             label="speakers",

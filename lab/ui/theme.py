@@ -29,7 +29,7 @@ CSS = """
 .step.is-stale i { border-color:#D55E00; border-style:dashed; } .step.is-failed i, .step.is-died i { background:#D55E00; border-color:#D55E00; border-radius:2px; }
 .step.is-running i { background:#0072B2; border-color:#0072B2; animation:beat 1.2s ease-in-out infinite; }
 @keyframes beat { 50% { opacity:.35; } } @media (prefers-reduced-motion:reduce) { .step.is-running i { animation:none; } }
-.step:focus-visible, .go:focus-visible { outline:3px solid var(--accent); outline-offset:2px; }
+.gradio-container :is(button, input, textarea, summary, a):focus-visible { outline:2px solid var(--accent) !important; outline-offset:1px; }
 .job { min-height:4.4rem; display:flex; flex-direction:column; justify-content:center; border:1px solid var(--line); border-radius:12px; padding:.7rem .9rem; background:var(--paper); color:var(--ink); }
 .job .line { display:flex; flex-wrap:wrap; justify-content:space-between; gap:.2rem 1rem; font-variant-numeric:tabular-nums; }
 .job .bar { height:.5rem; border-radius:99px; background:var(--wash); margin-top:.5rem; overflow:hidden; }
@@ -73,6 +73,10 @@ CSS = """
 .measures.arms { min-width:46rem; } .arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; white-space:nowrap; }
 .command textarea, .command input { font-family:monospace; font-size:.86rem; }
 .columns { gap:.9rem !important; } .in-line { color:var(--soft); margin:0; min-height:1.6em; line-height:1.6; }
+/* A column's head stands above the stories, not over the first line of one that was scrolled. */
+.teller .bubble-wrap { height:calc(100% - 2.4rem) !important; margin-top:2.4rem; }
+.teller .wrapper > label { display:block !important; max-width:calc(100% - 5rem); overflow:hidden; text-overflow:ellipsis; white-space:nowrap; }
+.teller .wrapper > label span { display:inline-block; vertical-align:-2px; margin-right:.4rem; }
 .teller .message, .teller .prose { font-size:1.02rem; line-height:1.85; white-space:pre-wrap; word-break:keep-all; overflow-wrap:anywhere; }
 /* As high as the longest usual note, whatever stands in it: nothing below moves while stories grow. */
 .said { height:7rem; overflow-y:auto; color:var(--soft); font-size:.84rem; line-height:1.6; } .said p { margin:.1rem 0; overflow-wrap:anywhere; }
@@ -86,6 +90,9 @@ CSS = """
 .measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
 footer { display:none !important; }
 .modebar-container { display:none !important; } /* Plotly's own buttons: English alone; dragging zooms, a double click goes back */
+.dark .tab-container button.selected { color:var(--accent) !important; } .dark .step.is-running i { background:#56B4E9; border-color:#56B4E9; }
+.dark .block:has(.js-plotly-plot) { background:var(--paper) !important; } /* the charts' blue needs a dark ground */
+.card table, .card th, .card td { border-color:var(--line) !important; }
 .dark .js-plotly-plot text { fill:var(--ink) !important; }
 .gradio-container dl dt { font-weight:600; margin-top:.7rem; } .gradio-container dl dd { margin:.1rem 0 0; color:var(--soft); overflow-wrap:anywhere; }
 @media (max-width:640px) {
@@ -93,11 +100,12 @@ footer { display:none !important; }
     position:sticky; left:0; background:var(--body-background-fill); }
   #bar { display:grid !important; grid-template-columns:minmax(0,7.5rem) 1fr; gap:.6rem !important; align-items:end; }
   #bar .form { display:contents; } #bar #run { grid-column:1 / -1; } #bar .block { border-radius:12px; }
+  #cast > .form { flex-direction:column; } .teller { height:20rem !important; } .job { min-height:3.2rem; }
   .said { height:8.6rem; } #prompt textarea { min-height:4rem; } /* the hint takes two lines, a request may take one */ #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
   .masthead p { font-size:.9rem; } .step { padding:.2rem .55rem; font-size:.82rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
-  .gradio-container { padding:.4rem !important; } .masthead h1 { font-size:1.35rem; }
+  .gradio-container { padding:.4rem !important; --layout-gap:.6rem; } .masthead h1 { font-size:1.35rem; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.84rem; }
   /* Teacher and both students in one look: intervals and names may break. */
   .measures.models td, .measures.models th { padding:.4rem .2rem; white-space:normal; } .measures.models td:first-child, .measures.models th:first-child { min-width:6.4rem; }
@@ -166,10 +174,21 @@ def theme() -> gr.themes.Base:
         block_label_text_color="#5c4e44",
         block_title_text_color="#5c4e44",
         block_info_text_color="#7a6a5c",
+        body_text_color_subdued="#726259",
+        body_text_color_subdued_dark="#b9a99a",
+        color_accent="#a8502f",
+        checkbox_label_background_fill_selected="#a8502f",
+        checkbox_label_text_color_selected_dark="#ffffff",
+        button_secondary_background_fill_dark="#5c4e44",
+        button_secondary_background_fill_hover_dark="#8a3f25",
+        button_primary_background_fill_hover_dark="#8a3f25",
+        link_text_color_dark="#e9a685",
         checkbox_border_color="#8f8072",
         checkbox_border_color_hover="#7a6a5c",
         input_placeholder_color="#726259",
-        input_placeholder_color_dark="#a8937c",
+        input_placeholder_color_dark="#b9a99a",
+        input_background_fill_dark="#2f2724",
+        block_label_background_fill_dark="#8a3f25",
         block_title_background_fill="transparent",
         block_title_padding="0",
         block_label_background_fill="#f6ecdf",

@@ -69,6 +69,11 @@ def test_nothing_moves_before_during_and_after_a_conversation(address, tmp_path,
             page.locator("#vote-tie").click()
             expect(page.locator("#note-a .who")).to_be_visible()
         assert page.locator("#column-a .bot").count() == 1
+        # The head of a column stands above its stories, also when these were scrolled.
+        for column in ("#column-a", "#column-b"):
+            head, stories = (page.locator(f"{column} {part}").bounding_box() for part in ("label", ".bubble-wrap"))
+            assert head["y"] + head["height"] <= stories["y"]
+            assert page.locator(f"{column} .bubble-wrap").evaluate("e => e.scrollHeight >= e.clientHeight")
         seen = [dict((place, box) for place, *box in json.loads(frame)) for frame in page.evaluate("seen")]
         browser.close()
     moved = {place: sorted({tuple(frame[place]) for frame in seen}) for place in seen[0]}
