@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from visitor import Refused, Visitor, address  # noqa: F401  (a fixture)
 
 from lab import archive, example, jobs, review
 from lab.config import STAGES
-from lab.records import Pair, Verdict, append_rows, write_json
+from lab.records import Pair, Verdict, append_rows
 from lab.run import new_run, runs
 from lab.ui import header, texts
 
@@ -287,9 +288,8 @@ def test_answers_are_sorted_and_paged_and_two_runs_stand_side_by_side(address, r
     assert "답7" in visitor.press("answer-page", "input", answer_order="as_asked", answer_page=2)
     with pytest.raises(Refused, match="compar"):
         visitor.press("pack-report", "click")
-    (run.report_file.parent / "report.html").write_text("<p>보고서</p>", "utf-8")
-    (run.report_file.parent / "report.md").write_text("보고서", "utf-8")
-    write_json(run.report_file, {"models": []})
+    with zipfile.ZipFile(example.FILE) as shipped:
+        run.report_file.write_bytes(shipped.read("compare/report.json"))
     assert f"report-{run.id}.zip" in visitor.press("pack-report", "click")
 
 

@@ -75,18 +75,18 @@ def build(page: Page) -> None:
     page.show(live, [counts, spread, phrasings], ends)
 
 
-def view(run: Run | None, language: str, search: str = "", number: float = 1) -> list[str]:
+def view(run: Run | None, language: str, search: str | None = "", number: float | None = 1) -> list[str]:
     """Counts, and one page of stories, newest first."""
     held = shelf_of(run.pairs_file).look() if run else None
     if run is None or held is None or not held.count:
         return [numbers(run, language) if run else "", story.empty("empty_generate", language)]
-    first = max(0, int(number or 1) - 1) * SHELF
-    shown, found = held.page(first, SHELF, search.strip())
+    first, wanted = max(0, int(number or 1) - 1) * SHELF, (search or "").strip()
+    shown, found = held.page(first, SHELF, wanted)
     if not found:
         return [numbers(run, language), story.empty("empty_match", language)]
     if not shown:
         first = (found - 1) // SHELF * SHELF
-        shown, found = held.page(first, SHELF, search.strip())
+        shown, found = held.page(first, SHELF, wanted)
     where = say("page_of", language, found=f"{found:,}", first=first + 1, last=first + len(shown))
     cards = story.shelf([story.card(p, language) for p in shown])
     return [numbers(run, language), f'<p class="count">{where}</p>{cards}']
