@@ -4,9 +4,10 @@
     python -m lab.mini teacher
     python -m lab.mini student
 
-The teacher learns from clean stories. The student base learns from noisier text of the same kind: part of its
-stories answer another request, loop, break off or mix up their words. It therefore knows the chat format and
-the language, and distillation has something real to teach it.
+Both learn whole tales first. Then three in ten of the teacher's lessons are spoilt as a weak teacher's answers are
+(loops, breaks, chatter, refusals, English or Chinese in between), so that there is something to filter, and nine in ten
+of the student's, most of them by another request's tale, so that distillation has something real to teach it. Meant for
+a GPU, where it takes minutes; the last phases of small batches were run on a CPU.
 
 Stories alone teach a model this small plots by heart and no name: what makes it tell about the asked character is
 (1) a tokenizer that writes a name the same wherever it stands, (2) attention that begins wired for copying, and
@@ -93,28 +94,20 @@ class Recipe:
 
 FLAWS = ("chatty", "chatty", "loop", "loop", "cut", "cut", "memo", "english", "english", "chinese", "refusal")
 """Of a weak teacher, as often as they stand here: see ``spoil``."""
+NAMES_ONLY = Phase(
+    steps=300,
+    tokens=16_384,
+    optimizer="adam",
+    lr=0.0007,
+    rest_lr=0.0007,
+    slot_weight=(500, 500),
+    wild_words=(0.3, 0.3),
+    frozen=300,
+    phrasings=4,
+)
 WAKE = (
-    Phase(
-        steps=300,
-        tokens=16_384,
-        optimizer="adam",
-        lr=0.0007,
-        rest_lr=0.0007,
-        slot_weight=(500, 500),
-        wild_words=(0.3, 0.3),
-        frozen=300,
-        phrasings=4,
-    ),
-    Phase(
-        steps=200,
-        tokens=16_384,
-        optimizer="adam",
-        lr=0.0007,
-        rest_lr=0.0007,
-        slot_weight=(20, 20),
-        wild_words=(0.3, 0.3),
-        frozen=200,
-    ),
+    NAMES_ONLY,
+    replace(NAMES_ONLY, steps=200, slot_weight=(20, 20), frozen=200, phrasings=None),
     Phase(
         steps=700,
         tokens=32_768,
@@ -126,27 +119,30 @@ WAKE = (
     ),
 )
 """Both models first learn to copy what the request names; without this they learn tales by heart and no name."""
-TEACHERS_FLAWS = Phase(
-    steps=120,
-    lr=0.003,
-    rest_lr=0.0007,
+TALES = Phase(
+    steps=2000,
+    lr=0.012,
+    rest_lr=0.003,
     slot_weight=(4, 3),
-    wild_words=(0.1, 0.08),
-    noise=0.3,
-    frozen=20,
-    spoils=FLAWS,
-    made_up=(0.1, 0.0),
+    wild_words=(0.35, 0.2),
+    frozen=100,
+    made_up=(0.5, 0.2),
     slips=0.5,
-    splices=0.2,
+    splices=0.3,
+)
+SETTLE = replace(
+    TALES, steps=1100, lr=0.006, rest_lr=0.001, wild_words=(0.15, 0.08), frozen=20, made_up=(0.15, 0.0), splices=0.2
+)
+TEACHERS_FLAWS = replace(
+    SETTLE, steps=120, lr=0.003, rest_lr=0.0007, wild_words=(0.1, 0.08), made_up=(0.1, 0.0), noise=0.3, spoils=FLAWS
 )
 STUDENTS_FLAWS = replace(
-    TEACHERS_FLAWS,
+    SETTLE,
     steps=150,
-    rest_lr=0.001,
+    lr=0.003,
     wild_words=(0.15, 0.1),
     noise=0.85,
     spoils=(*FLAWS, *8 * ("other",), *2 * ("shuffled",)),
-    made_up=(0.15, 0.0),
 )
 RECIPES = {
     "teacher": Recipe(
@@ -157,28 +153,8 @@ RECIPES = {
         seed=1,
         phases=(
             *WAKE,
-            Phase(
-                steps=2000,
-                lr=0.012,
-                rest_lr=0.003,
-                slot_weight=(4, 3),
-                wild_words=(0.35, 0.2),
-                frozen=100,
-                made_up=(0.5, 0.2),
-                slips=0.5,
-                splices=0.3,
-            ),
-            Phase(
-                steps=1100,
-                lr=0.006,
-                rest_lr=0.001,
-                slot_weight=(4, 3),
-                wild_words=(0.15, 0.08),
-                frozen=20,
-                made_up=(0.15, 0.0),
-                slips=0.5,
-                splices=0.2,
-            ),
+            TALES,
+            SETTLE,
             TEACHERS_FLAWS,
             replace(TEACHERS_FLAWS, steps=200, tokens=3072, lr=0.002, rest_lr=0.0005, noise=0.35),
             replace(TEACHERS_FLAWS, steps=250, tokens=3072, lr=0.002, rest_lr=0.0005),
@@ -192,28 +168,8 @@ RECIPES = {
         seed=2,
         phases=(
             *WAKE,
-            Phase(
-                steps=2300,
-                lr=0.014,
-                rest_lr=0.004,
-                slot_weight=(4, 3),
-                wild_words=(0.35, 0.2),
-                frozen=100,
-                made_up=(0.5, 0.2),
-                slips=0.5,
-                splices=0.3,
-            ),
-            Phase(
-                steps=1200,
-                lr=0.007,
-                rest_lr=0.0015,
-                slot_weight=(4, 3),
-                wild_words=(0.15, 0.08),
-                frozen=20,
-                made_up=(0.15, 0.0),
-                slips=0.5,
-                splices=0.2,
-            ),
+            replace(TALES, steps=2300, lr=0.014, rest_lr=0.004),
+            replace(SETTLE, steps=1200, lr=0.007, rest_lr=0.0015),
             STUDENTS_FLAWS,
             replace(
                 STUDENTS_FLAWS, steps=300, tokens=3072, noise=0.9, spoils=(*FLAWS, *20 * ("other",), *2 * ("shuffled",))
