@@ -56,6 +56,8 @@ def test_a_preview_in_the_app_shows_five_stories_and_the_bill(page, tmp_path):
 def test_own_pairs_come_in_line_by_line_and_leave_as_files(page, tmp_path):
     run = new_run("mini")
     page.goto(f"{page.address}/?run={run.id}")
+    # The page speaks English before it has chosen the run.
+    expect(page.locator("#run input")).to_have_value(re.compile(run.id), timeout=SLOW)
     own = page.locator("#own")
     own.get_by_text(en["own_section"]).click(timeout=SLOW)
     story = domain.reference_stories()[0]
