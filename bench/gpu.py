@@ -97,13 +97,11 @@ def measured(setting: Setting, student: Path, pairs: list[Pair], run: Run) -> di
         student=str(student), method=setting.method, batch_size=ROWS, epochs=1, max_length=TOKENS, evaluations=1
     )
     precision = fit.precision("cuda", setting.capability)
-    planned: list[fit.Plan] = []
     plan = fit.plan
 
     def four_rows(*arguments: Any) -> fit.Plan:
-        planned.append(plan(*arguments))
         needed = fit.memory(arguments[0], config, ROWS * TOKENS, precision.dtype, setting.recompute)
-        return replace(planned[0], rows=ROWS, accumulation=1, recompute=setting.recompute, bytes=needed)
+        return replace(plan(*arguments), rows=ROWS, accumulation=1, recompute=setting.recompute, bytes=needed)
 
     gc.collect()
     torch.cuda.empty_cache()

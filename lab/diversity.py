@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,18 +46,30 @@ class Coverage:
         }
 
 
+def ngrams(texts: Sequence[str]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """For n of 1, 2, 3 the word n-grams of each text as numbers: the same number for the same n-gram."""
+    known: dict[str, int] = {}
+    rows = [np.array([known.setdefault(w, len(known)) for w in t.split()], np.uint64) for t in texts]
+    # A base above every word's number keeps n-grams apart: exact up to 2.6 million different words.
+    size = np.uint64(len(known) + 1)
+    none = np.array([], np.uint64)
+    for n in (1, 2, 3):
+        yield (
+            n,
+            [
+                sum(r[i : len(r) - n + 1 + i] * size ** np.uint64(i) for i in range(n)) if len(r) >= n else none
+                for r in rows
+            ],
+        )
+
+
 def distinct(texts: Sequence[str]) -> dict[str, float]:
     """Different word n-grams over all word n-grams (Li et al. 2016) for n of 1, 2, 3; 0 where there are none.
 
     It falls as texts are added, so only samples of one size compare.
     """
-    known: dict[str, int] = {}
-    rows = [np.array([known.setdefault(w, len(known)) for w in t.split()], np.uint64) for t in texts]
-    size = np.uint64(len(known) + 1)
     found: dict[str, float] = {}
-    for n in (1, 2, 3):
-        # A base above every word's number keeps n-grams apart: exact up to 2.6 million different words.
-        grams = [sum(r[i : len(r) - n + 1 + i] * size ** np.uint64(i) for i in range(n)) for r in rows if len(r) >= n]
+    for n, grams in ngrams(texts):
         whole = np.concatenate(grams) if grams else np.array([], np.uint64)
         found[f"distinct_{n}"] = round(len(np.unique(whole)) / len(whole), 4) if len(whole) else 0.0
     return found

@@ -8,13 +8,14 @@ a mean over texts, the value of each text is beside it, for the intervals.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import datasets
 import evaluate
+import numpy as np
 
+from lab.diversity import ngrams
 from lab.passages import SPAN, Passages
 
 _TEXT = datasets.Value("string")
@@ -62,16 +63,17 @@ class DistinctN(_Offline):
     INPUTS: ClassVar = {"predictions": _TEXT}
 
     def _compute(self, predictions: Sequence[str]) -> dict[str, Any]:
-        words = [t.split() for t in predictions]
         found: dict[str, Any] = {}
-        for n in (1, 2, 3):
-            grams = [list(zip(*(w[i:] for i in range(n)), strict=False)) for w in words]
-            held = Counter(g for own in grams for g in set(own))
+        for n, grams in ngrams(predictions):
+            own = [np.unique(g) for g in grams]
+            held, texts = np.unique(np.concatenate(own), return_counts=True)
             total, different = sum(map(len, grams)), len(held)
             found[f"distinct_{n}"] = different / total if total else 0.0
             found[f"without_{n}"] = [
-                (different - sum(held[g] == 1 for g in set(own))) / (total - len(own)) if total > len(own) else 0.0
-                for own in grams
+                (different - int((texts[np.searchsorted(held, mine)] == 1).sum())) / (total - len(g))
+                if total > len(g)
+                else 0.0
+                for mine, g in zip(own, grams, strict=True)
             ]
         return found
 

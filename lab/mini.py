@@ -369,7 +369,7 @@ def spoil(
     templates: tuple[dict, ...],
     phrasings: tuple[dict, ...],
     rng: random.Random,
-    spoils: tuple[str, ...] = Phase.spoils,
+    spoils: tuple[str, ...],
 ) -> dict:
     """The same request with an answer as a weak model gives it.
 

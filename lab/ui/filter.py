@@ -10,12 +10,11 @@ import gradio as gr
 import numpy as np
 
 from lab.config import FilterConfig, checked, preset_config
-from lab.problems import Problem
 from lab.records import Pair, Verdict
 from lab.run import Run
 from lab.stages.filter import Cut, Table, apply_cut, curve, cut, decide, ledger, rules_off
 from lab.ui import charts, form, review, story
-from lab.ui.page import ACT, QUIET, Page, needed, notice, told
+from lab.ui.page import ACT, QUIET, Page, needed, notice
 from lab.ui.texts import REASON_TEXTS, reason, say
 
 SHELF = 12
@@ -110,10 +109,7 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
 
     def apply(run_id: str | None, language: str, *values: Any) -> None:
         run = needed(run_id, language)
-        try:
-            facts = apply_cut(run, configured(run, values))
-        except Problem as problem:
-            raise told(problem, language) from None
+        facts = apply_cut(run, configured(run, values))
         notice(language, "cut_saved", kept=f"{facts['kept']:,}")
 
     def stored(run: Run | None, language: str) -> list[Any]:
@@ -218,10 +214,7 @@ def _build_ledger(page: Page) -> None:
         run_id: str | None, language: str, show: str, why: str, text: str, number: float, event: gr.EventData
     ) -> str:
         run = needed(run_id, language)
-        try:
-            decide(run, str(event.id), event.keep == "keep")
-        except Problem as problem:
-            raise told(problem, language) from None
+        decide(run, str(event.id), event.keep == "keep")
         return rows(run, language, show, why, text, number)[0]
 
     shelf.select(act, [page.run, page.language, *inputs], shelf, **ACT)

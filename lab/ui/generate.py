@@ -13,14 +13,13 @@ import gradio as gr
 
 from lab import domain, jobs
 from lab.config import preset_config
-from lab.problems import Problem
 from lab.records import Pair, Verdict, read_json
 from lab.run import Run
 from lab.shelf import STEP, shelf_of
 from lab.stages.generate import ERRORS_SHOWN, export_pairs, import_pairs, read_own
 from lab.ui import charts, form, shared, story
 from lab.ui.job import duration
-from lab.ui.page import ACT, Page, needed, told
+from lab.ui.page import ACT, Page, needed
 from lab.ui.texts import reason, say
 
 SHELF = 12
@@ -281,25 +280,19 @@ def _build_own(page: Page) -> None:
 
     def bring(run_id: str | None, language: str, file: str) -> str:
         run = needed(run_id, language)
-        try:
-            shared.slow_down()
-            rows, faults = read_own(Path(file))
-            if faults:
-                return faulty(faults, language)
-            shared.allow(replace(preset_config("generate", "mini"), pairs=len(rows)))
-            facts = import_pairs(run, Path(file))
-        except Problem as problem:
-            raise told(problem, language) from None
+        shared.slow_down()
+        rows, faults = read_own(Path(file))
+        if faults:
+            return faulty(faults, language)
+        shared.allow(replace(preset_config("generate", "mini"), pairs=len(rows)))
+        facts = import_pairs(run, Path(file))
         said = say("imported", language, n=f"{facts['pairs']:,}")
         return f'<div class="welcome" role="status">{said}</div>'
 
     def take(run_id: str | None, language: str) -> Any:
         run = needed(run_id, language)
-        try:
-            folder = Path(tempfile.gettempdir()) / "fairytale-distillery" / run.owner
-            made = export_pairs(run, folder)
-        except Problem as problem:
-            raise told(problem, language) from None
+        folder = Path(tempfile.gettempdir()) / "fairytale-distillery" / run.owner
+        made = export_pairs(run, folder)
         return gr.update(value=[str(path) for path in made], visible=True)
 
     upload.upload(bring, [page.run, page.language, upload], told_here, **ACT)
