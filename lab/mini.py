@@ -5,7 +5,7 @@
     python -m lab.mini student
 
 Both learn whole tales first. Then three in ten of the teacher's lessons are spoilt as a weak teacher's answers are
-(loops, breaks, chatter, refusals, English or Chinese in between), so that there is something to filter, and nine in ten
+(loops, breaks, chatter, refusals, English or Chinese in between), so that there is something to filter, and eight in ten
 of the student's, most of them by another request's tale, so that distillation has something real to teach it. Meant for
 a GPU, where it takes minutes; the last phases of small batches were run on a CPU.
 
@@ -173,6 +173,16 @@ RECIPES = {
             STUDENTS_FLAWS,
             replace(
                 STUDENTS_FLAWS, steps=300, tokens=3072, noise=0.9, spoils=(*FLAWS, *20 * ("other",), *2 * ("shuffled",))
+            ),
+            replace(STUDENTS_FLAWS, steps=400, tokens=8192, lr=0.002, rest_lr=0.0007, noise=0.6),
+            replace(
+                STUDENTS_FLAWS,
+                steps=100,
+                tokens=8192,
+                lr=0.001,
+                rest_lr=0.0005,
+                noise=0.8,
+                spoils=(*FLAWS, *16 * ("other",), *2 * ("shuffled",)),
             ),
         ),
     ),
