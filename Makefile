@@ -12,7 +12,7 @@ app: .venv/app
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Planned to take about 12 minutes on two quiet cores; writes bench/RESULTS.md.
 bench: .venv/app

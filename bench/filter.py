@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from lab.records import Pair, append_rows
 from lab.run import new_run
 
 PART = 1000
+OUTSIDE_SPEECH = re.compile(r'(?<=[.!?"])\s+(?=(?:[^"]*"[^"]*")*[^"]*$)')
+"""Between two sentences, with an even number of quotation marks to come."""
 
 
 def stories(count: int) -> Iterator[Pair]:
@@ -39,9 +42,8 @@ def stories(count: int) -> Iterator[Pair]:
     rng = random.Random(0)
     for i in range(count):
         pair, other = filled(rng, rng.choice(templates())), filled(rng, rng.choice(templates()))
-        half = other.output[: len(other.output) // 2]
-        text = half[: half.rfind(".") + 1] + " " + pair.output[len(pair.output) // 2 :]
-        yield replace(pair, id=str(i), output=text)
+        first, second = OUTSIDE_SPEECH.split(other.output), OUTSIDE_SPEECH.split(pair.output)
+        yield replace(pair, id=str(i), output=" ".join(first[: len(first) // 2] + second[len(second) // 2 :]))
 
 
 def anonymous(pid: int) -> int:

@@ -45,30 +45,43 @@ def start(run: Run, args: list[str], key: str = "") -> None:
 
     ``key`` is an endpoint's, for this worker alone: it travels in its environment and is written nowhere.
     """
-    if look(run).state in GOING:
-        raise _busy(run)
-    run.stop_file.unlink(missing_ok=True)
+    with _taking(run):
+        if look(run).state in GOING:
+            raise _busy(run)
+        run.stop_file.unlink(missing_ok=True)
+        try:
+            with run.worker_log.open("ab") as log:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "lab", *args],
+                    cwd=ROOT,
+                    env={
+                        **os.environ,
+                        "LAB_HOME": str(home()),
+                        "PYTHONUNBUFFERED": "1",
+                        **({"LAB_ENDPOINT_KEY": key} if key else {}),
+                    },
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise cannot_write(run.worker_log, error) from None
+        # The worker needs seconds for its imports; until its own first word this one stands for it.
+        progress = Progress(run, args[0], args)
+        progress.write(state="running", pid=worker.pid, born=_born(worker.pid), stage=args[0], total=0, done=0)
+
+
+@contextmanager
+def _taking(run: Run) -> Iterator[None]:
+    """While somebody takes the run for a job, others wait: two starts at once must not both find it free, and a worker's
+    own words must not be overwritten by its parent's, which on a busy machine may come later than its end."""
+    folder = os.open(run.folder, os.O_RDONLY)
     try:
-        with run.worker_log.open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "lab", *args],
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "LAB_HOME": str(home()),
-                    "PYTHONUNBUFFERED": "1",
-                    **({"LAB_ENDPOINT_KEY": key} if key else {}),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise cannot_write(run.worker_log, error) from None
-    # The worker needs seconds for its imports; until its own first word this one stands for it.
-    progress = Progress(run, args[0], args)
-    progress.write(state="running", pid=worker.pid, born=_born(worker.pid), stage=args[0], total=0, done=0)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def stop(run: Run) -> None:
@@ -100,13 +113,14 @@ def at_work(run: Run, command: str, argv: list[str], say: bool, here: bool = Tru
     if os.environ.get("RANK", "0") != "0":
         yield Onlooker(run, command, argv)
         return
-    mine = (read_json(run.job_file) or {}).get("pid") == os.getpid()
-    if not mine and look(run).state in GOING:
-        raise _busy(run)
-    if not mine:
-        run.stop_file.unlink(missing_ok=True)
     progress = Progress(run, command, argv, say)
-    progress.write(state="waiting", pid=os.getpid(), born=_born(os.getpid()), stage=command, done=0, total=0)
+    with _taking(run):
+        mine = (read_json(run.job_file) or {}).get("pid") == os.getpid()
+        if not mine and look(run).state in GOING:
+            raise _busy(run)
+        if not mine:
+            run.stop_file.unlink(missing_ok=True)
+        progress.write(state="waiting", pid=os.getpid(), born=_born(os.getpid()), stage=command, done=0, total=0)
     try:
         with _machine(progress) if here else nullcontext():
             progress.write(state="running", place=0)

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -161,6 +163,30 @@ def test_a_worker_reports_its_problem_in_both_languages() -> None:
     jobs.start(run, ["filter", run.id])
     job = _wait(run, "failed")
     assert job.error and job.error["en"] and job.error["ko"]
+
+
+def test_a_worker_that_ends_before_its_parent_has_written_keeps_its_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run()
+    spawn = subprocess.Popen
+
+    def slow(args: list[str], **options: object) -> subprocess.Popen:
+        worker = spawn([sys.executable, "-c", FAILS_AT_ONCE, *args[3:]], **options)
+        time.sleep(2)  # a busy machine: the worker could have ended by now
+        return worker
+
+    monkeypatch.setattr(jobs.subprocess, "Popen", slow)
+    jobs.start(run, ["filter", run.id])
+    assert _wait(run, "failed", "died").state == "failed"
+
+
+FAILS_AT_ONCE = """
+import sys
+from lab import jobs
+from lab.problems import Problem
+from lab.run import find_run
+with jobs.at_work(find_run(sys.argv[2]), "filter", sys.argv[1:], say=False):
+    raise Problem("nothing", "없음")
+"""
 
 
 def test_a_killed_worker_shows_as_died_and_the_run_can_go_on() -> None:

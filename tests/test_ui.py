@@ -306,3 +306,16 @@ def test_a_view_that_meets_a_strange_file_leaves_the_other_tabs_alone():
     assert texts.say("cannot_show", "en") in shown[1]
     assert seen == ["en"] and shown[-1] == "x"
     assert shown[len(outputs)][0] == "", "looked at again at the next tick"
+
+
+def test_a_tab_says_that_its_stage_is_at_work_or_that_its_results_are_of_before(lab_home):
+    run = new_run()
+    assert form.standing("compare", run, "en") == [""]
+    facts = {"stage": "compare", "command": "compare", "argv": [], "pid": os.getpid(), "state": "running"}
+    write_json(run.job_file, facts)
+    assert texts.say("standing_going", "en") in form.standing("compare", run, "en")[0]
+    assert form.standing("filter", run, "en") == [""]
+    write_json(run.job_file, facts | {"state": "done"})
+    append_rows(run.pairs_file, [Pair("a", "부탁", "이야기").row()])
+    write_json(run.stage_folder("filter") / "done.json", {"inputs": "of other pairs"})
+    assert texts.say("standing_stale", "ko") in form.standing("filter", run, "ko")[0]

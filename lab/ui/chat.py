@@ -59,7 +59,7 @@ def build(page: Page) -> None:
     """Make the tab."""
     page.about("about_chat")
     ahead = gr.HTML("", elem_id="chat-line")
-    table = gr.State(Table())
+    table, left = gr.State(Table()), gr.State(0)
     with gr.Row(equal_height=True, elem_id="cast"):
         chosen = page.label(
             gr.Dropdown([], multiselect=True, max_choices=SEATS, scale=3, min_width=260, elem_id="speakers"),
@@ -92,7 +92,8 @@ def build(page: Page) -> None:
     with gr.Row(visible=False, elem_id="votes") as ballot:
         voting = [
             page.label(
-                gr.Button("", min_width=110, interactive=False, elem_id=f"vote-{choice}"), value=f"vote_{choice}"
+                gr.Button("", min_width=110, interactive=False, visible=choice != "c", elem_id=f"vote-{choice}"),
+                value=f"vote_{choice}",
             )
             for choice in votes.CHOICES
         ]
@@ -132,7 +133,8 @@ def build(page: Page) -> None:
     stop.click(None, None, None, cancels=[going, regoing], api_visibility="private")
     dice.click(lambda: rolled().instruction, None, prompt, **QUIET)
     ready.click(lambda index: ready_prompts()[index].instruction, ready, prompt, **QUIET)
-    gr.on([clear.click, page.run.change], emptied, page.language, shown, cancels=[going, regoing], **QUIET)
+    gr.on([clear.click, left.change], emptied, page.language, shown, cancels=[going, regoing], **QUIET)
+    page.run.change(leaving, [page.run, table, left], left, **ACT)
     for button, choice in zip(voting, votes.CHOICES, strict=True):
         button.click(
             voted_as(choice), [page.run, page.language, table], [*lines, table, *voting, *columns, tally], **ACT
@@ -372,6 +374,14 @@ def voted_as(choice: str) -> Any:
         ]
 
     return voted
+
+
+def leaving(run_id: str | None, table: Table, left: int) -> int:
+    """How many conversations were left for another run; unchanged, so that nothing is emptied, where there is none.
+
+    On a slow phone a new page comes to this only after its visitor has sent the first request.
+    """
+    return left + (table.run not in ("", run_id))
 
 
 def emptied(language: str) -> list[Any]:

@@ -238,7 +238,7 @@ def _card(row: dict[str, Any], language: str, first: dict[str, Any] | None) -> s
         "", not row["reasons"], tuple(row["reasons"]), {"found": row.get("found") or {}}, row.get("judge")
     )
     marks = same(row["text"], first["text"]) if first and first is not row else []
-    return story.card(pair, language, verdict, also=[(start, end, "same") for start, end in marks])
+    return story.card(pair, language, verdict, also=[(start, end, "same") for start, end in marks], good="rules_pass")
 
 
 def others(run_id: str | None) -> Any:

@@ -15,6 +15,7 @@ from lab.problems import Problem
 from lab.run import Run
 from lab.ui import shared
 from lab.ui.page import ACT, QUIET, Page, find, needed, notice
+from lab.ui.texts import say
 
 
 def flags(config: StageConfig, base: StageConfig) -> list[str]:
@@ -26,6 +27,19 @@ def flags(config: StageConfig, base: StageConfig) -> list[str]:
             name = f.name.replace("_", "-")
             found += [f"--no-{name}"] if isinstance(value, bool) else [f"--{name}={value}"]
     return found
+
+
+def _standing(run: Run, stage: str) -> str:
+    job = jobs.look(run)
+    if job.state in jobs.GOING and job.stage == stage:
+        return "going"
+    return "stale" if run.state(stage) == "stale" else ""
+
+
+def standing(stage: str, run: Run | None, language: str) -> list[str]:
+    """Above the form: that this stage is at work, or that what stands below is older than the stage before it."""
+    state = _standing(run, stage) if run else ""
+    return [f'<p class="standing {state}">{say(f"standing_{state}", language)}</p>' if state else ""]
 
 
 def _field(page: Page, stage: str, knob: Any, value: Any) -> Any:
@@ -66,6 +80,7 @@ def build(
     variants = variants or {}
     knobs = fields(STAGES[stage])
     made: dict[str, Any] = {}
+    page.show(partial(standing, stage), [gr.HTML()], lambda run: [_standing(run, stage)])
     with page.label(gr.Accordion("", open=False), label="settings"):
         for more in (False, True):
             rest = [k for k in knobs if k.metadata["more"] is more]

@@ -259,7 +259,7 @@ def _worded(text: str, language: str) -> str:
 
 
 def _card(row: dict[str, Any], language: str) -> str:
-    return story.card(Pair.of(row["pair"]), language, Verdict.of(row["verdict"]))
+    return story.card(Pair.of(row["pair"]), language, Verdict.of(row["verdict"]), good="rules_pass")
 
 
 def _time(seconds: float, language: str) -> str:

@@ -41,12 +41,14 @@ def card(
     verdict: Verdict | None = None,
     extra: str = "",
     also: Sequence[tuple[int, int, str]] = (),
+    good: str = "kept",
 ) -> str:
     """One story with its instruction; with a verdict also the reasons and the place that gave them.
 
     Words that are missing in the story are named beside their reason and marked where the instruction asks for them.
 
-    ``extra`` is HTML for the end of the card's foot, ``also`` are further places to mark, below all others.
+    ``extra`` is HTML for the end of the card's foot, ``also`` are further places to mark, below all others; ``good`` is
+    the text for a story without a fault: nothing is kept where no data set is made.
     """
     marks: list[tuple[int, int, str]] = []
     missing: list[tuple[int, int, str]] = []
@@ -64,7 +66,7 @@ def card(
                 f'<span class="chip bad">{escape(": ".join([name, ", ".join(words)] if words else [name]))}</span>'
             )
         if verdict.kept:
-            chips.append(f'<span class="chip good">{say("kept", language)}</span>')
+            chips.append(f'<span class="chip good">{say(good, language)}</span>')
         if verdict.judge is not None:
             why = escape(verdict.scores.get("judge_reason", ""))
             chips.append(f"<span>{say('judge', language)} {verdict.judge:.1f} {why}</span>")
@@ -92,7 +94,7 @@ def shelf(cards: list[str]) -> str:
 
 def empty(key: str, language: str) -> str:
     """What to do when there is nothing to show yet."""
-    return f'<div class="empty">{say(key, language)}</div>'
+    return f'<div class="empty" data-key="{key}">{say(key, language)}</div>'
 
 
 def facts(items: list[tuple[str, str]]) -> str:

@@ -37,6 +37,9 @@ CSS = """
 .job .small { color:var(--soft); font-size:.86rem; margin-top:.3rem; } .job.failed, .job.died { border-color:#D55E00; }
 .about { color:var(--soft); line-height:1.65; margin:.2rem 0 .4rem; }
 .empty { border:1.5px dashed var(--line); border-radius:14px; padding:2rem 1.2rem; text-align:center; color:var(--soft); background:var(--paper); line-height:1.7; }
+.standing { margin:.2rem 0 .5rem; padding:.5rem .9rem; border-left:4px solid var(--accent); border-radius:4px 10px 10px 4px; background:var(--wash); color:var(--ink); line-height:1.6; }
+.standing.stale { border-left-color:#D55E00; }
+.tabitem:has(.standing.going) .empty:is([data-key=empty_generate], [data-key=empty_filter], [data-key=empty_train], [data-key=empty_compare], [data-key=empty_publish]) { display:none; }
 .welcome { border-radius:14px; padding:1rem 1.2rem; background:var(--wash); color:var(--ink); line-height:1.7; }
 .welcome p { margin:.2rem 0; } .welcome h2 { font-size:1.15rem; margin:0 0 .3rem; color:var(--ink); } .welcome ol { margin:0 0 0 1.2rem !important; padding:0 !important; }
 .needs { color:var(--soft); line-height:1.65; } .needs b { color:var(--ink); }

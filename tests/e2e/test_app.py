@@ -267,6 +267,20 @@ def test_dice_ready_requests_telling_again_stopping_and_starting_over(visit, tal
     expect(answers).to_have_count(0)
 
 
+def test_choosing_another_run_in_mid_story_leaves_the_conversation(visit, talking):
+    other = new_run(title="다른 실험")
+    page = visit(talking.id)
+    go(page, "chat", ko)
+    page.locator("#prompt textarea").fill("동화 써 줘")
+    page.locator("#send").click()
+    expect(page.locator("#column-a .user")).to_have_count(1)
+    page.locator("#run input").click()
+    page.get_by_role("option", name=re.compile(other.meta()["title"])).click()
+    expect(page.locator("#column-a .user")).to_have_count(0)
+    page.wait_for_timeout(1000)  # what is still told of the other story must not come after it
+    expect(page.locator("#column-a .user, #column-a .bot")).to_have_count(0)
+
+
 def test_enter_that_confirms_a_half_composed_syllable_does_not_send(visit, talking):
     page = visit(talking.id)
     go(page, "chat", ko)
