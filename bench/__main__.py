@@ -122,7 +122,7 @@ def filter(bench: Bench) -> list[Line]:
 
 def compare(bench: Bench) -> list[Line]:
     """A whole comparison of four models."""
-    prompts = str(bench.size(48, 4))
+    prompts = str(bench.size(200, 4))
     told = [ran("bench/compare.py", prompts, "none")[0].strip().splitlines()[-1] for _ in range(bench.size(2, 1))]
     seconds = [float(line.split(": ", 1)[1].split(" s")[0]) for line in told]
     how = f"python bench/compare.py {prompts} none"

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from lab import __main__ as cli
-from lab import domain, fit, mini, scratch, training
+from lab import domain, fit, jobs, mini, scratch, training
 from lab.config import CompareConfig, TrainConfig, checked, preset_config
 from lab.models import Sampling, open_model
 from lab.problems import Problem, Stopped
@@ -272,6 +273,27 @@ def test_stopped_and_resumed_equals_uninterrupted(run_: Run, student: str) -> No
     assert resumed["resumed_at"] == 6 and resumed["steps"] == straight["steps"]
     assert losses(run_, "broken") == losses(run_, "straight")
     assert resumed["eval_loss"] == straight["eval_loss"] and resumed["tokens"] == straight["tokens"]
+    a, b = adapter(run_, "straight"), adapter(run_, "broken")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_killed_training_goes_on_without_loss_or_doubles(run_: Run, student: str) -> None:
+    """SIGKILL between two checkpoints: steps after the last one are taken again and stand in the log once."""
+    knobs = {"epochs": 6.0, "evaluations": 3}
+    straight = stage.run(run_, config(student, arm="straight", **knobs), Progress(run_, "train", []))
+    broken = config(student, arm="broken", **knobs)
+    folder = run_.stage_folder("train", "broken")
+    line = straight["command"].replace("--arm straight", "--arm broken")
+    worker = subprocess.Popen([sys.executable, *shlex.split(line)[1:]], stderr=subprocess.DEVNULL)
+    while not (folder / "checkpoint-8" / "trainer_state.json").exists():
+        assert worker.poll() is None
+        time.sleep(0.02)
+    worker.kill()
+    worker.wait()
+    assert jobs.look(run_).state == "died" and run_.done("train", "broken") is None
+    resumed = stage.run(run_, broken, Progress(run_, "train", []))
+    assert resumed["resumed_at"] in (8, 16) and resumed["steps"] == straight["steps"] == 24
+    assert losses(run_, "broken") == losses(run_, "straight")
     a, b = adapter(run_, "straight"), adapter(run_, "broken")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
