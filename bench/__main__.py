@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +260,11 @@ def main() -> None:
     bench, lines = Bench(quick, limits.here()), []
     for name in names:
         before = time.perf_counter()
-        lines += PARTS[name](bench)
+        try:
+            lines += PARTS[name](bench)
+        except Exception as error:
+            traceback.print_exc()  # the other parts' minutes are not lost for it
+            lines.append(Line(name, f"python -m bench {name}", f"failed: {type(error).__name__}"))
         print(f"{name}: {time.perf_counter() - before:.0f} s", file=sys.stderr, flush=True)
     text = rendered(limits.described(), bench.machine, busy, lines, (time.perf_counter() - started) / 60)
     print(text)

@@ -319,3 +319,29 @@ def test_a_tab_says_that_its_stage_is_at_work_or_that_its_results_are_of_before(
     append_rows(run.pairs_file, [Pair("a", "부탁", "이야기").row()])
     write_json(run.stage_folder("filter") / "done.json", {"inputs": "of other pairs"})
     assert texts.say("standing_stale", "ko") in form.standing("filter", run, "ko")[0]
+
+
+def test_a_second_look_at_an_unchanged_run_sends_nothing_and_gradio_does_no_work_for_it(lab_home, monkeypatch):
+    import asyncio
+
+    import app
+
+    demo = app.build()
+    bound = next(f for f in demo.fns.values() if any(event == "tick" for _, event in f.targets))
+    run, nothing = new_run(), gr.skip()
+    inputs = [getattr(c, "value", None) for c in bound.inputs]
+    first = bound.fn(run.id, "ko", [], *inputs[3:])
+    stamps = next(i for i, c in enumerate(bound.outputs) if isinstance(c, gr.State))
+    second = bound.fn(run.id, "ko", first[stamps], *inputs[3:])
+    assert [v for i, v in enumerate(second) if i != stamps and v != nothing] == []
+    drawn = []
+    real = gr.Blocks.postprocess_data
+
+    async def counted(self, block_fn, predictions, state):
+        drawn.append([c._id for c in block_fn.outputs])
+        return await real(self, block_fn, predictions, state)
+
+    monkeypatch.setattr(gr.Blocks, "postprocess_data", counted)
+    sent = asyncio.run(demo.postprocess_data(bound, second, None))
+    assert drawn == [[bound.outputs[stamps]._id]] and len(sent) == len(second)
+    assert [v for i, v in enumerate(sent) if i != stamps and v != nothing] == []

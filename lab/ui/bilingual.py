@@ -19,6 +19,7 @@ import gradio as gr
 
 from lab.problems import Problem
 from lab.ui.page import told
+from lab.ui.skips import Skipping
 from lab.ui.texts import GRADIO, LANGUAGES, preferred, say
 
 LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Languages:
             _asked.reset(before)
 
 
-class Bilingual(gr.Blocks):
+class Bilingual(Skipping):
     """Blocks whose page is served in the language of who asks, and whose every error is told in it."""
 
     words: Sequence[tuple[Any, Words]] = ()

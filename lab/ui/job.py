@@ -125,7 +125,7 @@ def bind(page: Page, outputs: list[Any], look: Any) -> Any:
         shown = look(run_id, language)
         for i, view in enumerate(page.views):
             given = [next(rest) for _ in view.inputs]
-            if i < len(before) and before[i] == stamps[i]:
+            if i < len(before) - 1 and before[i] == stamps[i]:
                 drawn += [gr.skip() for _ in view.outputs]
                 continue
             try:
@@ -140,7 +140,10 @@ def bind(page: Page, outputs: list[Any], look: Any) -> Any:
             drawn += [gr.skip() for _ in view.outputs]
             stamps[i] = ""  # looked at again at the next tick, so that the message stays until it is mended
             shown[1] = panel(jobs.Job(state="failed", error=said), language)
-        return [*shown, stamps, *drawn]
+        told = repr(shown)
+        if before[-1:] == [told]:
+            shown = [gr.skip() for _ in shown]
+        return [*shown, [*stamps, told], *drawn]
 
     gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look_again, inputs, everything, **QUIET)
     return look_again, inputs, everything

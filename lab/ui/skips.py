@@ -1,0 +1,32 @@
+"""Blocks that spend nothing on outputs which do not change: most of a page's, at every look of every visitor."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import gradio as gr
+
+SKIP = gr.skip()
+
+
+class Skipping(gr.Blocks):
+    """Gradio makes a new component and describes it twice for every output of an event, also for ``gr.skip()``: of the
+    hundred that a look may draw, 3 ms each, where four change."""
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        """The outputs as Gradio sends them; those that are skipped pass by it."""
+        if not isinstance(predictions, (list, tuple)) or len(predictions) != len(block_fn.outputs):
+            return await super().postprocess_data(block_fn, predictions, state)
+        drawn = [i for i, value in enumerate(predictions) if not (isinstance(value, dict) and value == SKIP)]
+        if len(drawn) == len(predictions) or len(predictions) == 1:
+            return await super().postprocess_data(block_fn, predictions, state)
+        sent: list[Any] = [dict(SKIP) for _ in predictions]
+        if drawn:
+            part = copy(block_fn)
+            part.outputs = [block_fn.outputs[i] for i in drawn]
+            values = [predictions[i] for i in drawn]
+            made = await super().postprocess_data(part, values[0] if len(drawn) == 1 else values, state)
+            for i, value in zip(drawn, made, strict=True):
+                sent[i] = value
+        return sent
