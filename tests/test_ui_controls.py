@@ -1,5 +1,6 @@
 """Every control on the page has an effect: a form's field changes the command line, every other one is moved in the browser."""
 
+import errno
 import json
 import re
 import zipfile
@@ -241,6 +242,16 @@ def test_an_unexpected_fault_is_told_in_the_visitors_language_without_its_inside
         Visitor(address, run.id, language="ko").press("duplicate", "click")
     assert texts.say("unexpected", "ko", kind="OSError") in str(told.value)
     assert "secret" not in str(told.value) and "Traceback" not in str(told.value)
+
+
+def test_a_full_disk_is_told_as_such(address, run, monkeypatch):  # noqa: F811
+    def fills(*given):
+        raise OSError(errno.ENOSPC, "No space left on device", "/inside/copy.zip")
+
+    monkeypatch.setattr(archive, "duplicate", fills)
+    with pytest.raises(Refused, match=r"쓸 수 없습니다: copy\.zip") as told:
+        Visitor(address, run.id, language="ko").press("duplicate", "click")
+    assert "inside" not in str(told.value)
 
 
 def test_a_reviewer_reads_and_the_word_is_applied(address, run):  # noqa: F811

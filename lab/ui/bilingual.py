@@ -6,8 +6,10 @@ browser's storage comes after the first picture, in the wrong language.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import cache
@@ -18,6 +20,7 @@ from typing import Any
 import gradio as gr
 
 from lab.problems import Problem
+from lab.records import cannot_write
 from lab.ui.page import told
 from lab.ui.skips import Skipping
 from lab.ui.texts import GRADIO, LANGUAGES, preferred, say
@@ -26,6 +29,8 @@ LOG = logging.getLogger(__name__)
 COOKIE = "distillery_language"
 ASSETS = Path(gr.__file__).parent / "templates/frontend/assets"
 YEAR = 365 * 24 * 3600
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""A full disk, or a folder that may not be written."""
 _asked: ContextVar[str] = ContextVar("language", default="ko")
 
 Scope = MutableMapping[str, Any]
@@ -113,6 +118,8 @@ def _problem(error: Exception) -> Problem:
         return _both("stale_choice")
     if "Invalid file type" in said:
         return _both("wrong_file", kinds=said.partition(": ")[2].strip("[]").replace("'", ""))
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return cannot_write(Path(Path(error.filename or tempfile.gettempdir()).name), error)
     LOG.error("a handler failed", exc_info=error)
     return _both("unexpected", kind=type(error).__name__)
 
