@@ -14,7 +14,7 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Planned to take about 12 minutes on two quiet cores; writes bench/RESULTS.md.
+# 14 minutes on two quiet cores; writes bench/RESULTS.md.
 bench: .venv/app
 	$(BIN)/python -m bench
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -155,10 +156,13 @@ def main() -> None:
             append_rows(run.pairs_file, [Pair("1", "부탁", f"이야기-{i}-끝").row()])
             made.append((run.id, f"이야기-{i}-끝"))
         with served(Path(folder)) as url:
-            if args.job:
-                jobs.start(new_run(), ["run", "--pairs", "5000"])
+            working = new_run() if args.job else None
+            if working:
+                jobs.start(working, ["run", working.id, "--pairs", "5000"])
                 time.sleep(15)  # its imports are over, it is at work
             found = asyncio.run(load(url, args.visitors, args.seconds, made))
+            if working:
+                os.killpg(json.loads(working.job_file.read_text())["pid"], signal.SIGKILL)
             if args.chats:
                 found |= chats(url, made[0][0], args.chats)
             print(json.dumps(found, ensure_ascii=False))
