@@ -100,7 +100,7 @@ def choices(language: str) -> list[tuple[str, str]]:
 
 def build() -> Page:
     """Make the header; the page that the tabs are built on."""
-    with gr.Row():
+    with gr.Row(elem_id="head"):
         with gr.Column(scale=4, min_width=260):
             head = gr.HTML()
         with gr.Column(scale=1, min_width=180):

@@ -105,7 +105,10 @@ footer { display:none !important; }
   #bar .form { display:contents; } #bar #run { grid-column:1 / -1; } #bar .block { border-radius:12px; }
   #cast > .form { flex-direction:column; } .teller { height:20rem !important; } .job { min-height:3.2rem; }
   .said { height:8.6rem; } #prompt textarea { min-height:4rem; } /* the hint takes two lines, a request may take one */ #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
-  .masthead p { font-size:.9rem; } .step { padding:.2rem .55rem; font-size:.82rem; }
+  /* The tabs in the first look: who holds a phone knows what it is, and an idle job says nothing. */
+  #head { flex-wrap:nowrap !important; align-items:center; } #head > .column { min-width:0 !important; } #head > .column:last-child { flex:0 0 auto !important; }
+  #language .wrap { flex-wrap:nowrap; gap:.3rem; } #language label { padding:.3rem .5rem; }
+  .masthead p, #bar .info-text, #job:has(.job.idle) { display:none !important; } .step { padding:.2rem .55rem; font-size:.82rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
   .gradio-container { padding:.4rem !important; --layout-gap:.6rem; } .masthead h1 { font-size:1.35rem; }
