@@ -61,22 +61,13 @@ def ran(*command: str, home: str = "", keep: bool = True) -> tuple[str, float, i
         peak = 0
         # What the kernel tells at the end holds what this process was before it became the other one.
         while process.poll() is None:
-            peak = max(peak, _peak_megabytes(process.pid))
+            peak = max(peak, limits.megabytes(process.pid, "VmHWM"))
             time.sleep(0.05)
         seconds = time.perf_counter() - started
         out.seek(0)
         if keep and process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
         return out.read(), seconds, peak
-
-
-def _peak_megabytes(pid: int) -> int:
-    """The most that a process has had in memory; 0 where it has just ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        return next((int(x.split()[1]) // 1024 for x in status.splitlines() if x.startswith("VmHWM")), 0)
-    except OSError:
-        return 0
 
 
 def generate(bench: Bench) -> list[Line]:
@@ -270,7 +261,7 @@ def main() -> None:
     quick = "--quick" in sys.argv
     names = [a for a in sys.argv[1:] if not a.startswith("-")] or list(PARTS)
     started, busy = time.perf_counter(), limits.busy()
-    bench, lines = Bench(quick, limits.here()), []
+    bench, lines, failed = Bench(quick, limits.here()), [], False
     for name in names:
         before = time.perf_counter()
         try:
@@ -278,9 +269,12 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc()  # the other parts' minutes are not lost for it
             lines.append(Line(name, f"python -m bench {name}", f"failed: {type(error).__name__}"))
+            failed = True
         print(f"{name}: {time.perf_counter() - before:.0f} s", file=sys.stderr, flush=True)
     text = rendered(limits.described(), bench.machine, busy, lines, (time.perf_counter() - started) / 60)
     print(text)
+    if failed:
+        sys.exit(1)
     if not quick and names == list(PARTS):
         RESULTS.write_text(text, "utf-8")
 

@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.machine import megabytes
 from lab.config import FilterConfig
 from lab.domain import templates
 from lab.judge import filled
@@ -48,11 +49,7 @@ def stories(count: int) -> Iterator[Pair]:
 
 def anonymous(pid: int) -> int:
     """Megabytes of a process that no file backs; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) // 1024
-    except (OSError, StopIteration):
-        return 0
+    return megabytes(pid, "RssAnon")
 
 
 def family() -> list[int]:

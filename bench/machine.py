@@ -82,3 +82,12 @@ def told(values: list[float], form: str = ",.0f") -> str:
     if len(values) == 1:
         return format(values[0], form)
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def megabytes(pid: int, field: str) -> int:
+    """A size of a process as /proc/PID/status names it (VmHWM, RssAnon); 0 where the process is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith(field)), 0)

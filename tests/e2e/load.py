@@ -1,4 +1,5 @@
-"""Thirty visitors on loopback, who come within ten seconds and stay: how long pages and looks take, whether they mix, whether memory stays flat.
+"""Thirty visitors on loopback, who come within ten seconds and stay: how long pages and looks take, whether they mix,
+whether memory stays flat.
 
 ``python tests/e2e/load.py [--visitors 30] [--seconds 30] [--chats 0] [--job]`` prints one JSON object. ``--job`` works
 beside it, ``--chats 200`` tells that many stories afterwards. Bounded, and asks nothing outside this machine. For the
@@ -160,9 +161,11 @@ def main() -> None:
             if working:
                 jobs.start(working, ["run", working.id, "--pairs", "5000"])
                 time.sleep(15)  # its imports are over, it is at work
-            found = asyncio.run(load(url, args.visitors, args.seconds, made))
-            if working:
-                os.killpg(json.loads(working.job_file.read_text())["pid"], signal.SIGKILL)
+            try:
+                found = asyncio.run(load(url, args.visitors, args.seconds, made))
+            finally:
+                if working:
+                    os.killpg(json.loads(working.job_file.read_text())["pid"], signal.SIGKILL)
             if args.chats:
                 found |= chats(url, made[0][0], args.chats)
             print(json.dumps(found, ensure_ascii=False))
