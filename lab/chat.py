@@ -20,9 +20,14 @@ TOP_P = PRESETS["mini"]["generate"]["top_p"]
 """As the mini preset writes: in the last of the probability lie the slips that cost a small model its thread."""
 OPEN = 3
 """Models held in memory: a teacher, a student and one more."""
-PAUSE = 0.1
+PAUSE = 0.2
 """Seconds between two pictures of the growing stories."""
 _QUOTED = re.compile(r"['\"‘“]([가-힣]{1,12})['\"’”]")
+
+
+_OPENING = threading.Lock()
+"""One model opens at a time: transformers and torch switch the whole process while they load, and of two that load at
+once (a story that was called off is still opening its model) one ends up without weights."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def _open(spec: str, base_url: str) -> tuple[Any, Said]:
     from lab.models import fingerprint, resolve
 
     folder = Path(resolve(spec)) if not spec.startswith("api:") else Path("")
-    model = _opened(spec, max((p.stat().st_mtime for p in folder.glob("*.safetensors")), default=0.0), base_url)
+    with _OPENING:
+        model = _opened(spec, max((p.stat().st_mtime for p in folder.glob("*.safetensors")), default=0.0), base_url)
     said = Said(spec=spec, revision=model.revision)
     if spec.startswith("run:"):
         from lab.records import read_json

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -171,9 +172,11 @@ def test_the_filters_verdict_knows_what_was_asked_for_also_in_a_follow_up():
     assert "missing_character" not in chat.faults([first], story, "stop", off)
 
 
-def asked(run, table=None, chosen=None, blind=False, prompt="토끼 하루 동화 써 줘", columns=([], [], []), seed=0):
+def asked(
+    run, table=None, chosen=None, blind=False, prompt="토끼 하루 동화 써 줘", columns=([], [], []), seed=0, left=0
+):
     """What the page holds after a request: (columns, table)."""
-    given = tab.ask(run.id, "en", table or tab.Table(), chosen, blind, seed, 0.8, prompt, *columns)
+    given = tab.ask(run.id, "en", table or tab.Table(), left, chosen, blind, seed, 0.8, prompt, *columns)
     return [c["value"] for c in given[1 : 1 + tab.SEATS]], given[1 + 2 * tab.SEATS]
 
 
@@ -248,11 +251,31 @@ def test_telling_again_takes_the_next_seed_and_replaces_the_last_answer(run, sho
     columns, table = asked(run, seed=4)
     columns, _, table, _ = answered(run, table, columns)
     before = columns[0][-1]["content"]
-    given = tab.retell(run.id, "en", table, [], False, 4, 0.8, *columns)
+    given = tab.retell(run.id, "en", table, 0, [], False, 4, 0.8, *columns)
     columns = [c["value"] for c in given[1 : 1 + tab.SEATS]]
     assert given[0] == 5 and [len(c) for c in columns] == [1, 1, 0]
     columns, _, _, _ = answered(run, given[1 + 2 * tab.SEATS], columns)
     assert columns[0][-1]["content"] != before
+
+
+def test_two_stories_that_open_their_models_at_once_both_have_them(tmp_path):
+    specs = [tiny_model(tmp_path / str(seed), seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(len(specs)) as visitors:
+        told = visitors.map(lambda spec: last(chat.talk([spec], [user("동화 써 줘")], max_new_tokens=2)), specs)
+        assert [(said.spec, said.tokens > 0) for (said,) in told] == [(spec, True) for spec in specs]
+
+
+def test_a_conversation_that_was_left_stays_empty_whatever_its_story_still_brings(run, short):
+    columns, table = asked(run)
+    columns, _, table, _ = answered(run, table, columns)
+    assert all(x == gr.skip() for x in tab.settled("en", table, 0))
+    for ended in (table, tab.Table()):
+        emptied = tab.settled("en", ended, 1)
+        assert [c["value"] for c in emptied[: tab.SEATS]] == [[], [], []] and tab.Table() in emptied
+    with pytest.raises(gr.Error, match="no story to repeat"):
+        tab.retell(run.id, "en", table, 1, [], False, 4, 0.8, *columns)
+    again, fresh = asked(run, table, columns=columns, left=1)
+    assert [len(c) for c in again] == [1, 1, 0] and fresh.left == 1
 
 
 def test_a_request_or_a_second_speaker_is_asked_for(run):

@@ -345,3 +345,10 @@ def test_a_second_look_at_an_unchanged_run_sends_nothing_and_gradio_does_no_work
     sent = asyncio.run(demo.postprocess_data(bound, second, None))
     assert drawn == [[bound.outputs[stamps]._id]] and len(sent) == len(second)
     assert [v for i, v in enumerate(sent) if i != stamps and v != nothing] == []
+
+
+def test_events_without_a_spinner_tell_no_component_how_they_stand():
+    import app
+
+    shown = {e["show_progress"]: e["show_progress_on"] for e in app.build().get_config_file()["dependencies"]}
+    assert shown["hidden"] == [] and shown["full"] is None

@@ -168,7 +168,7 @@ def test_a_title_and_a_request_have_a_longest_length():
     assert len(run.meta()["title"]) == 120
     run.rename("나" * 5000)
     assert len(run.meta()["title"]) == 120
-    asked = chat.ask(run.id, "en", chat.Table(), ["teacher", "base"], False, 0, 0.8, "다" * 50_000, [], [], [])
+    asked = chat.ask(run.id, "en", chat.Table(), 0, ["teacher", "base"], False, 0, 0.8, "다" * 50_000, [], [], [])
     (table,) = [x for x in asked if isinstance(x, chat.Table)]
     assert len(table.instruction) == chat.LONGEST
 

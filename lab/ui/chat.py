@@ -32,8 +32,12 @@ SEEDS = 2**31
 
 @dataclass(frozen=True)
 class Table:
-    """A conversation as the server keeps it, where the page cannot forge it: who sits where, what they said, the vote."""
+    """A conversation as the server keeps it, where the page cannot forge it: who sits where, what they said, the vote.
 
+    ``left`` is how many conversations had been left when it began: it stands as long as no more have been.
+    """
+
+    left: int = -1
     run: str = ""
     names: tuple[str, ...] = ()
     specs: tuple[str, ...] = ()
@@ -122,7 +126,7 @@ def build(page: Page) -> None:
         seed = page.label(gr.Number(0, precision=0, elem_id="chat-seed"), label="seed")
     tally = gr.HTML(elem_id="tally")
 
-    setting = [page.run, page.language, table, chosen, blind, seed, temperature]
+    setting = [page.run, page.language, table, left, chosen, blind, seed, temperature]
     shown = [*columns, *lines, table, *voting]
     spoken: dict[str, Any] = {"concurrency_id": "chat", "concurrency_limit": 1, "show_progress": "hidden"}
     listening = [page.run, page.language, table, *columns]
@@ -130,11 +134,16 @@ def build(page: Page) -> None:
     going = begun.success(answer, listening, shown, api_visibility="private", **spoken)
     redone = again.click(retell, [*setting, *columns], [seed, *shown], **ACT)
     regoing = redone.success(answer, listening, shown, api_visibility="private", **spoken)
+    for told in (going, regoing):
+        # Words that were on their way when a conversation was left arrive after it was emptied; after this they cannot.
+        told.then(settled, [page.language, table, left], shown, **QUIET)
     stop.click(None, None, None, cancels=[going, regoing], api_visibility="private")
     dice.click(lambda: rolled().instruction, None, prompt, **QUIET)
     ready.click(lambda index: ready_prompts()[index].instruction, ready, prompt, **QUIET)
-    gr.on([clear.click, left.change], emptied, page.language, shown, cancels=[going, regoing], **QUIET)
+    # Both queued: only the queue tells the page that a state has changed.
+    clear.click(lambda so_far: so_far + 1, left, left, **ACT)
     page.run.change(leaving, [page.run, table, left], left, **ACT)
+    left.change(emptied, page.language, shown, cancels=[going, regoing], **QUIET)
     for button, choice in zip(voting, votes.CHOICES, strict=True):
         button.click(
             voted_as(choice), [page.run, page.language, table], [*lines, table, *voting, *columns, tally], **ACT
@@ -243,6 +252,7 @@ def ask(
     run_id: str | None,
     language: str,
     table: Table,
+    left: int,
     chosen: list[str],
     blind: bool,
     seed: float,
@@ -260,12 +270,13 @@ def ask(
         raise gr.Error(say("too_few_speakers", language), title=say("error", language), print_exception=False)
     shared.slow_down()
     allow(run, [known[n] for n in names])
-    same = table.run == run.id and sorted(table.names) == sorted(names) and table.blind == bool(blind)
+    stands = (table.left, table.run) == (left, run.id)
+    same = stands and sorted(table.names) == sorted(names) and table.blind == bool(blind)
     goes_on = same and not table.voted
     if not goes_on:
         if blind:
             random.SystemRandom().shuffle(names)
-        table = Table(run.id, tuple(names), tuple(known[n] for n in names), bool(blind))
+        table = Table(left, run.id, tuple(names), tuple(known[n] for n in names), bool(blind))
     told_so_far = [plain(c) if goes_on else [] for c in columns]
     return [
         "",
@@ -284,6 +295,7 @@ def retell(
     run_id: str | None,
     language: str,
     table: Table,
+    left: int,
     chosen: list[str],
     blind: bool,
     seed: float,
@@ -292,7 +304,7 @@ def retell(
 ) -> list[Any]:
     """The last request once more with the next seed."""
     needed(run_id, language)
-    if not table.instruction or table.voted:
+    if table.left != left or table.voted:
         raise gr.Error(say("nothing_to_repeat", language), title=say("error", language), print_exception=False)
     shared.slow_down()
     before = []
@@ -323,7 +335,8 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
     asked = [plain(c) for c in columns[: len(table.names)]]
     opens = said_by(None, language, [], say("loading", language))
     blank = [gr.skip()] * (SEATS - len(table.names))
-    yield [*[gr.skip()] * SEATS, *(opens for _ in asked), *blank, table, *ballots(table)]
+    closed = [gr.skip()] * len(votes.CHOICES)
+    yield [*[gr.skip()] * SEATS, *(opens for _ in asked), *blank, table, *closed]
     rules, base_url = run.config("filter"), run.config("generate").base_url
     for said in chat.talk(table.specs, asked, table.temperature, table.seed, base_url=base_url):
         grown = [[*a, {"role": "assistant", "content": s.text or "…"}] for a, s in zip(asked, said, strict=True)]
@@ -333,7 +346,8 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
             requests = [m["content"] for m in a if m["role"] == "user"]
             found = faults(requests, s.text, s.finish, rules) if s.finish else None
             below.append(said_by(s, language, found, hidden=table.hidden))
-        yield [*grown, *blank, *below, *blank, table, *ballots(table)]
+        ended = all(s.finish for s in said)
+        yield [*grown, *blank, *below, *blank, table, *(ballots(table) if ended else closed)]
 
 
 def voted_as(choice: str) -> Any:
@@ -388,6 +402,12 @@ def emptied(language: str) -> list[Any]:
     """A fresh table."""
     columns = [gr.update(value=[], label=head(Table(), seat, language)) for seat in range(SEATS)]
     return [*columns, *[said_by(None, language, [])] * SEATS, Table(), *ballots(Table())]
+
+
+def settled(language: str, table: Table, left: int) -> list[Any]:
+    """When a telling has ended, also by being cancelled: a fresh table if its conversation has been left."""
+    shown = emptied(language)
+    return [gr.skip()] * len(shown) if table.left == left else shown
 
 
 def counted(run: Run | None, language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Blocks that spend nothing on outputs which do not change: most of a page's, at every look of every visitor."""
+"""Blocks that spend nothing on what does not change: most of a page, at every look and every streamed word."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ SKIP = gr.skip()
 
 class Skipping(gr.Blocks):
     """Gradio makes a new component and describes it twice for every output of an event, also for ``gr.skip()``: of the
-    hundred that a look may draw, 3 ms each, where four change."""
+    hundred that a look may draw, 3 ms each, where four change. And at every word of every event its script tells every
+    output of any event how its loading stands, which it finds by walking the whole page."""
+
+    def get_config_file(self) -> Any:
+        """The page as it is served: events that show no progress have nothing to tell about it."""
+        made = super().get_config_file()
+        for event in made["dependencies"]:
+            if event["show_progress"] == "hidden":
+                event["show_progress_on"] = []
+        return made
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         """The outputs as Gradio sends them; those that are skipped pass by it."""
