@@ -12,6 +12,7 @@ import itertools
 import re
 import unicodedata
 import zlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -57,10 +58,24 @@ HANGING = 2
 """Sentences of the narration that stop after a subject, an object or "because"; calibrated, one at most in a good story."""
 MIXED = 3
 """Sentences of the narration in plain style and as many in polite style; calibrated, one at most in a good story."""
+MIXED_TALK = 2
+"""The same for past tense in the intimate style (했어, 했지, 했단다) and polite style; calibrated, none in a good story."""
+ADDRESSED = 3
+"""Times that the reader is addressed (섞어 주세요, 오시면, 드립니다) in a text where next to nothing happened."""
+REASONED = 3
+"""Turns of an essay in such a text."""
 GONE = 0.2
 """The part of the story after which the character is named no more. Calibrated: 0.25 in a good story."""
 ECHO = 16
 """Characters (spaces left out, character and key words blanked) copied from the instruction."""
+ALMOST = 0.5
+"""Words that two sentences of the narration share (by their first two syllables, over all of both, the main character's
+name aside) to count as one said again in other words."""
+SAID_AGAIN = (0.33, 3, 5)
+"""Sentences that say an earlier one again: this share and number of them, or this number anywhere. Calibrated: 0.25 and 3
+are the most in a good story."""
+TALK_KINDS = 3
+"""Kinds of ``wording.TALK`` in one sentence, or in the first or the last two. Calibrated: two in a good story."""
 TASK_WORDS = 2
 """Different words of ``wording.TASK`` in one sentence of the narration. Calibrated: none of 9,300 sentences of good stories has
 two, which tells talk about a text, its readers and its making from a text whatever its wording."""
@@ -200,6 +215,10 @@ _HANGING_DOTS = re.compile(
 )
 
 
+_SIGNED = re.compile(r"[.!?~…][\s\W]*\n\s*[^\n.!?]{1,24}(?:올림|드림|씀|보냄|적음)$")
+"""The last line of a letter: 고양이 참깨 올림."""
+
+
 def _goes_on(text: str) -> bool:
     """Whether the text ends in dots after an ending that joins two clauses (올라왔고…)."""
     match = _DOTTED.search(text)
@@ -229,7 +248,9 @@ def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
     if bare != text and WORD.search(bare[-1:]):
         # A closing quote without a mark: a quoted title or sound may end a story, a half word may not.
         return None
-    if _ENDING.search(text) and not _NOUN_ENDING.search(text):
+    if (_ENDING.search(text) and not _NOUN_ENDING.search(text)) or _SIGNED.search(text):
+        return None
+    if (word := WORD.findall(bare)) and morphemes(word[-1])[-1].form in ("ᆫ다", "는다"):
         return None
     return tail
 
@@ -303,6 +324,22 @@ def repetition_scores(text: str) -> dict[str, float]:
 
 
 @lru_cache(maxsize=8)
+def _said_again(text: str, name: str) -> tuple[tuple[int, int], ...]:
+    """Where sentences of a narration say an earlier one again in other words; ``name`` stands in most and counts for none."""
+    told: list[set[str]] = []
+    again: list[tuple[int, int]] = []
+    for sentence in SENTENCE.finditer(text):
+        words = {w[:2] for w in WORD.findall(sentence[0]) if len(w) > 1 and not (name and w.startswith(name))}
+        if len(words) < 3:
+            continue
+        if any(len(words & other) >= ALMOST * len(words | other) for other in told):
+            again.append((sentence.end() - len(sentence[0].lstrip()), sentence.end()))
+        told.append(words)
+    share, least, anywhere = SAID_AGAIN
+    return tuple(again) if len(again) >= anywhere or len(again) >= max(least, share * len(told)) else ()
+
+
+@lru_cache(maxsize=8)
 def _changed(text: str) -> dict[tuple[str, ...], dict[str, tuple[int, int]]]:
     """Three words of a narration around a gap -> the words that fill it and where they stand; counting is no loop.
 
@@ -339,7 +376,10 @@ def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     twice = (m for m in _TWICE.finditer(narration(text)) if morphemes(m[1])[-1].tag in ("JKO", "JKS"))
     if found := _several("repetition", twice, DOUBLED):
         return found
-    return Finding("repetition", *_loop(text)) if repeats(repetition_scores(text)) else None
+    if repeats(repetition_scores(text)):
+        return Finding("repetition", *_loop(text))
+    again = _said_again(narration(text), _called(pair))
+    return Finding("repetition", *again[0]) if again else None
 
 
 def _loop(text: str) -> tuple[int, int]:
@@ -367,15 +407,36 @@ def _loop(text: str) -> tuple[int, int]:
 @lru_cache(maxsize=8)
 def _about_the_task(text: str) -> list[re.Match[str]]:
     """Sentences of a narration that speak of the text itself instead of telling."""
-    if len(set(wording.TASK.findall(text))) < TASK_WORDS:
-        return []
-    return [m for m in SENTENCE.finditer(text) if len(set(wording.TASK.findall(m[0]))) >= TASK_WORDS]
+    found = [m for m, kinds in _talk(text) if len(kinds) >= TALK_KINDS]
+    if len(set(wording.TASK.findall(text))) >= TASK_WORDS:
+        found += [m for m in SENTENCE.finditer(text) if len(set(wording.TASK.findall(m[0]))) >= TASK_WORDS]
+    return found
+
+
+@lru_cache(maxsize=8)
+def _talk(text: str) -> tuple[tuple[re.Match[str], set[str]], ...]:
+    """The sentences of a narration with the kinds of ``wording.TALK`` in them; the first two and the last two share theirs,
+    as comments stand at the edges and in more than one sentence.
+    """
+    told = [m for m in SENTENCE.finditer(text) if WORD.search(m[0])]
+    kinds: list[set[str]] = [set() for _ in told]
+    starts_at = [m.start() for m in told]
+    for kind, pattern in wording.TALK.items():
+        for match in pattern.finditer(text):
+            kinds[max(0, bisect_right(starts_at, match.start()) - 1)].add(kind)
+    for a, b in ((0, 1), (-2, -1)) if len(told) > 3 else ():
+        if kinds[a] and kinds[b]:
+            kinds[a] = kinds[b] = kinds[a] | kinds[b]
+    return tuple(zip(told, kinds, strict=True))
 
 
 def refusal(pair: Pair, config: FilterConfig) -> Finding | None:
     """The model declines instead of telling."""
     text = narration(pair.output)
     found = _first("refusal", wording.REFUSAL, text) or _first("refusal", wording.SORRY_START, text)
+    for said, kinds in () if found else _talk(text):
+        if len(kinds) >= TALK_KINDS and "no" in kinds and kinds & {"make", "text"} and kinds & {"me", "you"}:
+            return _shown("refusal", said)
     aside = [] if found else _about_the_task(text)
     # Reasons why there is no story, and nothing happens.
     if aside and len(_PAST.findall(text)) <= 0.25 * len(sentences(text)):
@@ -418,6 +479,9 @@ def _called(pair: Pair) -> str:
     return short_name(pair.character) if pair.character.strip() else ""
 
 
+_LIST_MARK = re.compile(r"[/|+=;:]|,[^,\n]*,")
+
+
 def prompt_echo(pair: Pair, config: FilterConfig) -> Finding | None:
     """The instruction comes back. An opening line that the instruction quotes is asked for and may come back."""
     text = narration(pair.output)
@@ -425,6 +489,11 @@ def prompt_echo(pair: Pair, config: FilterConfig) -> Finding | None:
     if found:
         return found
     blanks = [w for w in (pair.character, _called(pair), *pair.keywords) if w]
+    # A line that lists name and key words before the story: [퐁퐁 / 대나무, 북].
+    head = re.search(r"[^\n]*\S[^\n]*", text)
+    listed = head and _called(pair) and all(w in head[0] for w in (_called(pair), *pair.keywords))
+    if head and listed and _LIST_MARK.search(head[0]) and not _CLOSED.search(head[0].strip("[]() ")):
+        return _shown("prompt_echo", head)
     asked = QUOTED.sub("\0", pair.instruction)
     places = [(i, c) for i, c in enumerate(text) if not c.isspace()]
     dense, wanted = "".join(c for _, c in places), "".join(asked.split())
@@ -618,7 +687,9 @@ def not_a_story(pair: Pair, config: FilterConfig) -> Finding | None:
     count = len(sentences(text))
     past = len(_PAST.findall(text))
     still = past <= 0.25 * count
-    found = _several("not_a_story", wording.ESSAY.finditer(text), 4, different=False) if still else None
+    found = _several("not_a_story", wording.ESSAY.finditer(text), REASONED, different=False) if still else None
+    if still and not found:
+        found = _several("not_a_story", wording.ADDRESS.finditer(text), ADDRESSED, different=False)
     found = found or _several("not_a_story", wording.NOT_STORY.finditer(text), 1 if still else 2, different=False)
     if found:
         return found
@@ -635,6 +706,9 @@ _CLIPPED = re.compile(
 _CLIPPED_NOUN = re.compile(
     r"(?:마음|처음|다음|얼음|웃음|울음|걸음|가슴|사람|바람|구름|이름|아침|그림|여름|기침|점심|친구임|봄|춤|잠|꿈|힘|밤|섬|곰|감)[.!?~\s]*$"
 )
+
+
+_INTIMATE = frozenset(["어", "아", "지", "네", "거든", "구나"])
 
 
 def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
@@ -657,8 +731,13 @@ def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
     forms = [(e, e.parts[-1].form) for e in _endings(told) if e.parts[-1].tag in ("EF", "EC")]
     plain = [e for e, form in forms if form in ("다", "ᆫ다", "는다")]
     polite = [e for e, form in forms if form.endswith(("요", "니다", "죠"))]
-    fewer = min(plain, polite, key=len)
-    return Finding("wrong_register", fewer[0].start, fewer[0].end) if len(fewer) >= MIXED else None
+    intimate = [e for e, form in forms if form in _INTIMATE and any(p.tag == "EP" for p in e.parts)]
+    intimate += [e for e, form in forms if form.endswith(("단다", "란다"))]
+    for others, least in ((plain, MIXED), (intimate, MIXED_TALK)):
+        fewer = min(others, polite, key=len)
+        if len(fewer) >= least:
+            return Finding("wrong_register", fewer[0].start, fewer[0].end)
+    return None
 
 
 _EUL = re.compile(rf"([가-힣]*{_OPEN})을(?![가-힣])")
@@ -672,6 +751,13 @@ _MISFORMED = re.compile(
     r"|(?:어요|아요|습니다)(?:는|은|를|을|가|에|의)(?=[\s.,])"
     rf"|[가-힣]*{_SS}(?![가-힣…—~-]|\s?\.\.)|[가-힣]*{_SS}(?:요(?![가-힣])|니다|습[어았었]|어[았었])|(?!있){_SS}(?:게 [하되만]|는 거)|[았었]았|었었었|하여었"
     rf"|(?![나자]){_syllables([0], [0])}았|(?!저){_syllables([0], [4])}었|(?!그){_syllables([0], [18])}었"
+    # Vowels that do not go together (감었다, 먹았다; 갔었다 is right), what is glued to an ending (했어요다, 갔습니다다).
+    rf"|{_syllables([f for f in range(28) if f != 20], [0, 8])}었|{_syllables(range(28), [1, *range(3, 8), 10, 11, *range(13, 21)])}았"
+    rf"|(?:{_SS}어요|습니다)(?![라하만마그며고])[가-힣]|[아어여해]요[었았]"
+    rf"|{_syllables([0], [6])}(?<!던)져[졌지진]|[가-힣]+에 의해(?![가-힣])|[가-힣]{{2,}}[함음]을 가졌"
+    # A person takes 에게; what is, comes about or is felt takes no object.
+    r"|(?:엄마|아빠|할머니|할아버지|아저씨|아주머니|선생님|친구|동생|언니|누나|오빠)에(?= (?!대|관|비|의|따))"
+    r"|[가-힣](?:을|를) (?:있었|없었|되었|도착했|나타났|사라졌|기뻤|슬펐|행복했|즐거웠|무서웠|놀랐|예뻤|생겼|태어났)"
     r"|(?:되어|돼|나와|들어와)졌|그것(?:에 의해|으로부터)|(?<![가-힣])그 자신(?:에게|을|의)"
 )
 _MISFIT = re.compile(
@@ -679,6 +765,7 @@ _MISFIT = re.compile(
 )
 _STACKED = re.compile(r"(?<![가-힣])[가-힣]{2,}(?:가|를|을)(?:는|은|이|가|을|를|도)(?![가-힣])")
 _MODIFIER = re.compile(r"(?<![가-힣])([가-힣]+[는은])\s+했(?:어요|다|지요|답니다|습니다)")
+_NAMED = re.compile(r"(?:가|를|의|도|야|와|에게|랑)(?![가-힣])")
 _WRONG_AFTER = {True: ("는", "가", "로", "라는", "랑"), False: ("은", "을", "과", "이랑", "으로", "이라는")}
 """Particles that do not stand after a final consonant (True) or after none."""
 
@@ -708,11 +795,19 @@ def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
     for match in _MODIFIER.finditer(text):
         if morphemes(match[1])[-1].tag == "ETM":
             return Finding("ungrammatical", *match.span())
-    wrong = [m for m in _MISFIT.finditer(text) if misfits(m[0], m[1] or m[2])]
+    wrong = [m for m in _MISFIT.finditer(text) if misfits(m[0], m[1] or m[2]) and not _is_name(m[0], pair, text)]
     # 하늘가 and 꽃가 are edges: one 가 may be a poet's.
     if any(not m[0].endswith("가") for m in wrong) or len(wrong) > 1:
         return Finding("ungrammatical", *wrong[0].span())
     return None
+
+
+def _is_name(word: str, pair: Pair, text: str) -> bool:
+    """Whether what looks like 뿔 and 라는 is 뿔라 and 는: the main character, or somebody named so elsewhere."""
+    name = word[:-1]
+    return word.endswith("라는") and (
+        name == _called(pair) or any(_NAMED.match(text, at + len(name)) for at in starts(name, text))
+    )
 
 
 def _unfinished(text: str) -> Finding | None:

@@ -38,7 +38,10 @@ _AFTER_NOUN = (
 _NOT_A_VERB = frozenset(["바다", "판다", "소다", "수다", "베란다"])
 
 _BARE = re.compile(rf"{_AFTER_NOUN}?(?![가-힣])")
-_AFTER_NAME = re.compile(rf"이?{_AFTER_NOUN}?(?![가-힣])")
+# A name may also be said (라는, 라던, 란) and be added to (에게는, 한테도, 마저).
+_AFTER_NAME = re.compile(
+    rf"이?(?:{_AFTER_NOUN}|(?:에게|한테|께|께서|에게서|까지|하고|이랑|랑|와|과)(?:는|도|만)|이?라(?:는|던|며|서|도|면)|이?란|마저|커녕)?(?![가-힣])"
+)
 
 # Verbs and adjectives made from a noun of one syllable, which the analyser takes as one word.
 _VERBS_OF_NOUNS = """
