@@ -42,10 +42,10 @@ class StandIn:
         """In batches of 64, as a small local model would."""
         for i, seed in enumerate(seeds):
             if i % 64 == 0:
-                tick(0)
+                tick(0, 0.0)
             rng = random.Random(seed)
             text = filled(rng, rng.choice(templates())).output
-            tick(len(text))
+            tick(len(text), 0.0)
             yield i, Answer(text, "stop", len(text), 0.0)
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ class EndpointModel:
         seeds: Sequence[int],
         batch_size: int = 0,
         note: Callable[[str, str], None] | None = None,
-        tick: Callable[[int], None] | None = None,
+        tick: Callable[[int, float], None] | None = None,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, answer) in the order of arrival, at most ``batch_size`` (or 32) requests in flight.
 
@@ -142,9 +142,9 @@ class EndpointModel:
                     new += answer.tokens
                     yield i, answer
                 if tick and new:
-                    tick(new)
+                    tick(new, 0.0)
                 if tick:
-                    tick(0)
+                    tick(0, 0.0)
         finally:
             loop.run_until_complete(_hang_up(client, list(flying)))
             loop.close()

@@ -31,6 +31,7 @@ class Job:
     stage: str = ""
     done: int = 0
     total: int = 0
+    under_way: float = 0.0
     seconds_left: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] | None = None
@@ -120,12 +121,14 @@ def at_work(run: Run, command: str, argv: list[str], say: bool, here: bool = Tru
             raise _busy(run)
         if not mine:
             run.stop_file.unlink(missing_ok=True)
-        progress.write(state="waiting", pid=os.getpid(), born=_born(os.getpid()), stage=command, done=0, total=0)
+        progress.write(
+            state="waiting", pid=os.getpid(), born=_born(os.getpid()), stage=command, done=0, total=0, under_way=0.0
+        )
     try:
         with _machine(progress) if here else nullcontext():
             progress.write(state="running", place=0)
             yield progress
-        progress.write(state="done", seconds_left=0)
+        progress.write(state="done", under_way=0.0, seconds_left=0)
     except Stopped:
         run.stop_file.unlink(missing_ok=True)
         progress.write(state="stopped")

@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from lab.domain import DATA
 from lab.endpoint import EndpointModel
@@ -85,6 +86,12 @@ def resolve(spec: str) -> str:
         raise Problem(
             f"{spec}: this arm has not been trained. Run `python -m lab train {run_id} --arm {arm or 'distilled'}` first.",
             f"{spec}: 아직 학습하지 않은 갈래입니다. 먼저 `python -m lab train {run_id} --arm {arm or 'distilled'}` 명령을 실행해 주세요.",
+        )
+    # A Hub id has one slash at most; a path that is none would reach the Hub and come back as a riddle.
+    if (spec.startswith(("/", ".", "~")) or spec.count("/") > 1) and not Path(spec).exists():
+        raise Problem(
+            f"There is no file or folder {spec}. Give a model's folder or .gguf file on this machine, or its Hub id.",
+            f"파일이나 폴더가 없습니다: {spec}. 이 컴퓨터에 있는 모델 폴더나 .gguf 파일, 또는 허브 아이디를 적어 주세요.",
         )
     return spec
 
@@ -202,14 +209,15 @@ class LocalModel:
         seeds: Sequence[int],
         batch_size: int = 0,
         note: Callable[[str, str], None] | None = None,
-        tick: Callable[[int], None] | None = None,
+        tick: Callable[[int, float], None] | None = None,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, answer) of every instruction as soon as its batch is done.
 
         ``batch_size`` 0 takes what suits the device; out of memory halves it and says so through ``note``. Requests of
         similar length meet in one batch, but only among a few batches in a row: who stops early has a fair sample.
         ``seconds`` of an answer is its share of the time its batch took. ``tick`` gets the number of new tokens at
-        every step, and 0 between batches, when it may raise to end the writing without a loss.
+        every step and how many stories' work of the batch is done, and 0 and 0 between batches, when it may raise to
+        end the writing without a loss.
         """
         size = batch_size or self.default_batch()
         for start in range(0, len(instructions), size * WINDOW):
@@ -219,7 +227,7 @@ class LocalModel:
             while order:
                 batch = order[:size]
                 if tick:
-                    tick(0)
+                    tick(0, 0.0)
                 try:
                     answers = self._write_batch([encoded[i] for i in batch], sampling, [seeds[i] for i in batch], tick)
                 except RuntimeError as error:
@@ -247,15 +255,16 @@ class LocalModel:
         return size // 2
 
     def _write_batch(
-        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int], tick: Callable[[int], None] | None
+        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int], tick: Callable[[int, float], None] | None
     ) -> list[Answer]:
-        started = time.perf_counter()
+        started, under_way = time.perf_counter(), 0.0
         written: list[list[int]] = [[] for _ in prompts]
-        for step in self.stream(prompts, sampling, seeds):
+        for count, step in enumerate(self.stream(prompts, sampling, seeds), 1):
             for row, token in step:
                 written[row].append(token)
             if tick:
-                tick(len(step))
+                under_way = max(under_way, _done_of(written, count, sampling.max_new_tokens))
+                tick(len(step), under_way)
         total = sum(len(w) for w in written)
         seconds = time.perf_counter() - started
         return [self._answer(w, seconds * len(w) / total) for w in written]
@@ -411,6 +420,14 @@ def _cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
+def _done_of(written: Sequence[list[int]], step: int, most: int) -> float:
+    """How many stories' work of a batch is done after ``step`` tokens: ended ones whole, each other one by how far it is
+    on its way to their usual length, or to half of the ``most`` while none has ended; never quite whole."""
+    ended = [len(tokens) for tokens in written if len(tokens) < step]
+    usual = sum(ended) / len(ended) if ended else most / 2
+    return len(ended) + (len(written) - len(ended)) * min(0.9, step / usual)
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """CUDA says so with a type of its own, the CPU's allocator in words."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
@@ -482,6 +499,7 @@ def open_model(
     if spec.startswith("api:"):
         return EndpointModel(spec, key, base_url)
     location = resolve(spec)
+    disable_progress_bar()  # of the few seconds after a download, which has a bar of its own
     device = pick_device()
     dtype = dtype or pick_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}

@@ -127,11 +127,11 @@ def _sample(model: Any, plan: Plan, config: GenerateConfig, count: int, progress
     pairs: list[Pair | None] = [None] * count
     tokens, started = 0, time.monotonic()
 
-    def tick(new: int) -> None:
+    def tick(new: int, under_way: float) -> None:
         nonlocal tokens
         tokens += new
         speed = tokens / max(time.monotonic() - started, 1e-3)
-        progress.step(sum(p is not None for p in pairs), tokens_per_second=round(speed, 1))
+        progress.step(sum(p is not None for p in pairs), under_way, tokens_per_second=round(speed, 1))
 
     asked = [p.instruction for p in prompts]
     answers = model.write(asked, _sampling(config), [int(i, 16) for i in plan.ids[:count]], count, progress.note, tick)

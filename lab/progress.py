@@ -10,6 +10,9 @@ from lab.problems import Stopped
 from lab.records import append_rows, write_json
 from lab.run import Run
 
+SAID = 5.0
+"""Seconds between two lines in a terminal."""
+
 
 class Progress:
     """Writes job.json (a few times a second at most) and log.jsonl of a run; prints to stderr when asked.
@@ -36,22 +39,27 @@ class Progress:
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """A stage starts; ``done`` of ``total`` were there already."""
         self._stage_started, self._done_before = time.time(), done
-        self.write(stage=stage, total=total, done=done, seconds_left=None, facts={})
+        self.write(stage=stage, total=total, done=done, under_way=0.0, seconds_left=None, facts={})
         self.log(stage=stage, event="begin", total=total, done=done)
 
-    def step(self, done: int, stop: bool = True, **facts: Any) -> None:
-        """``done`` of the total are done; raises Stopped if asked to stop and ``stop`` is left on."""
-        spent, fresh = time.time() - self._stage_started, done - self._done_before
-        left = spent / fresh * (self.job["total"] - done) if fresh > 0 else None
-        self.job |= {"done": done, "seconds_left": left, "facts": facts}
+    def step(self, done: int, under_way: float = 0.0, stop: bool = True, **facts: Any) -> None:
+        """``done`` of the total are done, and as much work as ``under_way`` more would be; raises Stopped if asked to stop
+        and ``stop`` is left on."""
+        spent, fresh = time.time() - self._stage_started, done + under_way - self._done_before
+        left = spent / fresh * (self.job["total"] - done - under_way) if fresh > 0 else None
+        self.job |= {"done": done, "under_way": round(under_way, 1), "seconds_left": left, "facts": facts}
         if time.time() - self._written > 0.3 or done >= self.job["total"]:
             self.write()
-        if self.say and (time.time() - self._said > 2 or done >= self.job["total"]):
+        if self.say and (time.time() - self._said > SAID or done >= self.job["total"]):
             self._said = time.time()
-            plain = {k: v for k, v in facts.items() if not isinstance(v, dict)}
-            extra = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in plain.items())
-            eta = f", {left:.0f} s left" if left else ""
-            print(f"{self.job['stage']}: {done}/{self.job['total']}{eta} {extra}", file=sys.stderr, flush=True)
+            parts = [f"{self.job['stage']}: {done}/{self.job['total']}"]
+            parts += [f"{left:.0f} s left"] if left else []
+            parts += [
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in facts.items()
+                if not isinstance(v, dict)
+            ]
+            print(" · ".join(parts), file=sys.stderr, flush=True)
         if stop and self.stopping:
             raise Stopped
 

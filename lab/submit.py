@@ -43,7 +43,7 @@ IMAGE = "ghcr.io/astral-sh/uv:python3.11-bookworm"
 """Python 3.11 as here, and uv, which installs requirements.txt; torch's wheel brings its CUDA along."""
 MARK = "@lab "
 """Begins a line of the job's log that is meant for this side."""
-SHOWN = ("stage", "done", "total", "seconds_left", "facts", "note")
+SHOWN = ("stage", "done", "total", "under_way", "seconds_left", "facts", "note")
 """What of the other side's job.json this side's panel shows."""
 LOOK = 3.0
 """Seconds between two questions how the job stands; each is a request to the Hub."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lab import config, domain, jobs
 from lab.problems import Problem
+from lab.progress import Progress
 from lab.records import Pair, append_rows, content_id, read_rows, repair, write_json
 from lab.run import Run, find_run, new_run
+from lab.ui.job import panel
 
 
 @pytest.mark.parametrize(
@@ -199,6 +203,19 @@ def test_a_killed_worker_shows_as_died_and_the_run_can_go_on() -> None:
         progress.begin("again", 1)
         progress.step(1)
     assert jobs.look(run).state == "done"
+
+
+def test_work_under_way_moves_the_bar_and_the_time_left_and_not_the_count(capsys: pytest.CaptureFixture[str]) -> None:
+    run = new_run()
+    progress = Progress(run, "generate", [], say=True)
+    progress.begin("generate", 100)
+    progress._stage_started -= 60
+    progress._written = 0.0
+    progress.step(0, 50.0, tokens_per_second=12.5)
+    job = jobs.look(run)
+    assert (job.done, job.under_way) == (0, 50.0) and 55 < job.seconds_left < 65
+    assert re.fullmatch(r"generate: 0/100 · 6\d s left · tokens_per_second 12.5\n", capsys.readouterr().err)
+    assert 'style="width:50.0%"' in panel(replace(job, state="running"), "en")
 
 
 def test_only_one_job_at_a_time_on_a_run() -> None:

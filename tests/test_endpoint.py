@@ -71,7 +71,7 @@ def test_answers_are_taken_one_by_one_and_requests_wait_for_that() -> None:
 
 
 def test_a_stop_cancels_what_is_in_flight() -> None:
-    def stop(tokens: int) -> None:
+    def stop(tokens: int, under_way: float) -> None:
         assert not tokens
         if served.requests == 10:
             raise Stopped

@@ -76,6 +76,19 @@ def test_a_seed_draws_the_same_story_whatever_its_neighbours(model: LocalModel) 
     assert {i: a.text for i, a in together.items()} == {i: a.text for i, a in alone.items()}
 
 
+def test_a_batch_tells_how_much_of_its_work_is_done_before_its_rows_are(model: LocalModel) -> None:
+    told: list[tuple[int, float]] = []
+    asked = [p.instruction for p in domain.prompts(6, 1)]
+    list(model.write(asked, Sampling(0.9, 1.0, 40), range(6), 6, tick=lambda *at: told.append(at)))
+    shares = [share for _, share in told]
+    assert told[0] == (0, 0.0) and shares == sorted(shares) and 5 < shares[-1] <= 6
+
+
+def test_stories_under_way_count_by_the_length_of_those_that_ended() -> None:
+    assert models._done_of([[1] * 10] * 4, 10, 100) == 4 * 10 / 50
+    assert models._done_of([[1] * 20, [1] * 10], 20, 100) == 1 + 0.9  # the other one is longer than usual
+
+
 def test_a_growing_cache_holds_what_the_librarys_own_does(model: LocalModel) -> None:
     """Across several blocks of room, and after rows have left."""
     from transformers import DynamicCache
@@ -221,6 +234,12 @@ def test_a_gguf_file_writes_the_same_stories(model: LocalModel, tmp_path: Path) 
 def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Problem, match=r"none\.gguf"):
         open_model(str(tmp_path / "none.gguf"))
+
+
+@pytest.mark.parametrize("spec", ["/nowhere/model", "./model", "models/teacher/best"])
+def test_a_path_that_is_not_there_is_said_to_be_a_path(spec: str) -> None:
+    with pytest.raises(Problem, match=rf"There is no file or folder {spec}\."):
+        open_model(spec)
 
 
 def test_precision_follows_the_device() -> None:

@@ -356,7 +356,9 @@ def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry,
             sampling,
             seeds,
             note=progress.note,
-            tick=lambda tokens: progress.step(before + len(answers), stop=not tokens, model=entry.name),
+            tick=lambda tokens, under_way: progress.step(
+                before + len(answers), under_way, stop=not tokens, model=entry.name
+            ),
         ):
             answers[index] = answer
         if lost := len(asked) - len(answers):

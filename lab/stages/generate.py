@@ -188,10 +188,11 @@ class _Writing:
         if self.early is not None:
             self.early.append(pair)
 
-    def tick(self, tokens: int) -> None:
-        """New tokens; with 0 nothing is on its way that a stop would lose. Raises Stopped or _Spent."""
+    def tick(self, tokens: int, under_way: float) -> None:
+        """New tokens, and how many stories' work is done that no row holds yet; with 0 tokens nothing is on its way that a
+        stop would lose. Raises Stopped or _Spent."""
         self.tokens += tokens
-        self.show(stop=not tokens)
+        self.show(under_way, stop=not tokens)
         if tokens:
             return
         if self.metered and time.monotonic() - self.saved > SAVED:
@@ -209,10 +210,12 @@ class _Writing:
         if self.config.max_dollars and self.bill().get("dollars", 0.0) >= self.config.max_dollars:
             raise _Spent("dollars")
 
-    def show(self, stop: bool = False) -> None:
+    def show(self, under_way: float = 0.0, stop: bool = False) -> None:
         """Tell where the writing stands."""
         speed = self.tokens / max(time.monotonic() - self.started, 1e-3)
-        self.progress.step(self.done, stop=stop, tokens_per_second=round(speed, 1), **self.bill(), **self.live)
+        self.progress.step(
+            self.done, under_way, stop=stop, tokens_per_second=round(speed, 1), **self.bill(), **self.live
+        )
 
     def bill(self) -> dict[str, Any]:
         """What an endpoint has been asked and what it costs, of the whole run; nothing for a local teacher."""

@@ -52,7 +52,7 @@ def panel(job: jobs.Job, language: str) -> str:
     stage = say(job.stage, language) if job.stage in (*STAGES, "preview", "check", "export") else ""
     left, bar, small = "", "", ""
     if job.state in jobs.GOING:
-        share = 100 * job.done / job.total if job.total else 0
+        share = 100 * (job.done + job.under_way) / job.total if job.total else 0
         left = f"{job.done:,} / {job.total:,}" if job.total else say("starting", language)
         if job.seconds_left:
             left += " · " + say("left", language, time=duration(job.seconds_left, language))
