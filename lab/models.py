@@ -421,11 +421,15 @@ def _cache(model: PreTrainedModel) -> DynamicCache:
 
 
 def _done_of(written: Sequence[list[int]], step: int, most: int) -> float:
-    """How many stories' work of a batch is done after ``step`` tokens: ended ones whole, each other one by how far it is
-    on its way to their usual length, or to half of the ``most`` while none has ended; never quite whole."""
+    """How many stories' work of a batch is done after ``step`` tokens of at most ``most``.
+
+    Half of it is stories: ended ones whole, each other one by how far it is on its way to their usual length (to half of
+    ``most`` while none has ended). The other half is steps, as in the end a batch waits for the one story that loops.
+    """
     ended = [len(tokens) for tokens in written if len(tokens) < step]
     usual = sum(ended) / len(ended) if ended else most / 2
-    return len(ended) + (len(written) - len(ended)) * min(0.9, step / usual)
+    stories = len(ended) + (len(written) - len(ended)) * min(1.0, step / usual)
+    return (stories + len(written) * step / most) / 2
 
 
 def out_of_memory(error: RuntimeError) -> bool:
