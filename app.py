@@ -32,8 +32,9 @@ def build() -> bilingual.Bilingual:
         title=f"{say('title', 'ko')} · {say('title', 'en')}", analytics_enabled=False, delete_cache=CACHE
     ) as demo:
         page = header.build()
-        runs.build(page)
-        checklist.build(page)
+        with page.drawers:
+            runs.build(page)
+            checklist.build(page)
         outputs, look = job.build(page)
         with gr.Tabs():
             for name, tab in TABS.items():

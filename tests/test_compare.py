@@ -648,8 +648,9 @@ def test_the_tab_shows_verdict_charts_intervals_and_provenance(compared: Run) ->
 
     report = read_json(compared.report_file)
     for language in ("ko", "en"):
-        first, *plots, numbers, rest = tab.view(compared, language)
+        first, kept, *plots, numbers, rest = tab.view(compared, language)
         below = numbers + rest
+        assert kept["visible"] and kept["value"] == rendering.html_kept(report, language)
         assert escape(report["verdict"][language]) in first and report["flags"][0][language] in first
         shown = {name: plot["visible"] for name, plot in zip(tab.DRAWN, plots, strict=True)}
         assert shown == dict.fromkeys(tab.DRAWN, True) | {"scores": False}, "there was no judge"
@@ -667,9 +668,24 @@ def test_every_model_keeps_its_colour_and_marker_in_all_charts(compared: Run) ->
     seen = {}
     for figure in (charts.rates(models, "en"), charts.probes(models, "en"), charts.speed(models, "en")):
         for trace in figure.data:
-            seen.setdefault(trace.name, set()).add((trace.marker.color, trace.marker.symbol))
+            seen.setdefault(trace.name.split(" · ")[0], set()).add((trace.marker.color, trace.marker.symbol))
     assert len(seen) == 4 and all(len(looks) == 1 for looks in seen.values())
     assert len({next(iter(looks)) for looks in seen.values()}) == 4
+
+
+def test_the_legend_says_each_models_memory_and_has_room_for_a_name_a_line(compared: Run) -> None:
+    from lab.ui import compare_charts as charts
+
+    models = read_json(compared.report_file)["models"]
+    figure = charts.speed(models, "ko")
+    assert [t.name.split(" · ")[1] for t in figure.data] == [f"{m['peak_memory_bytes'] / 1e6:,.0f} MB" for m in models]
+    assert charts.speed([*models, models[2] | {"name": "top30"}], "ko").layout.margin.b == figure.layout.margin.b + 20
+    assert charts.rates(models, "ko").layout.yaxis.ticktext[0].replace("<br>", " ") == charts.BY_KEY[
+        "rule_pass_rate"
+    ].name("ko")
+    assert all(
+        len(line) <= 12 for name in charts.rates(models, "ko").layout.yaxis.ticktext for line in name.split("<br>")
+    )
 
 
 def test_answers_stand_side_by_side_sorted_by_difference(run_: Run) -> None:

@@ -308,13 +308,17 @@ def test_a_view_that_meets_a_strange_file_leaves_the_other_tabs_alone():
     assert shown[len(outputs)][0] == "", "looked at again at the next tick"
 
 
-def test_a_tab_says_that_its_stage_is_at_work_or_that_its_results_are_of_before(lab_home):
+def test_a_tab_says_that_its_stage_is_at_work_or_ended_too_early_or_that_its_results_are_of_before(lab_home):
     run = new_run()
     assert form.standing("compare", run, "en") == [""]
     facts = {"stage": "compare", "command": "compare", "argv": [], "pid": os.getpid(), "state": "running"}
     write_json(run.job_file, facts)
     assert texts.say("standing_going", "en") in form.standing("compare", run, "en")[0]
     assert form.standing("filter", run, "en") == [""]
+    for ended, told in (("failed", "failed"), ("stopped", "cut"), ("died", "cut")):
+        write_json(run.job_file, facts | {"state": ended})
+        assert texts.say(f"standing_{told}", "en") in form.standing("compare", run, "en")[0]
+        assert form.standing("filter", run, "en") == [""]
     write_json(run.job_file, facts | {"state": "done"})
     append_rows(run.pairs_file, [Pair("a", "부탁", "이야기").row()])
     write_json(run.stage_folder("filter") / "done.json", {"inputs": "of other pairs"})

@@ -195,6 +195,14 @@ def test_the_cut_follows_its_controls_and_is_kept_when_saved(address, run):  # n
     assert kept() == ["2", "3", "4"]
 
 
+def test_a_look_that_set_out_before_the_controls_came_shows_the_stored_cut(address, run):  # noqa: F811
+    visitor = Visitor(address, run.id)
+    kept = sum(v.kept for v in run.verdicts())
+    visitor.set(cut_min_chars=20, cut_max_chars=50, cut_origin="")
+    assert f"{kept} / 6" in visitor.press("language", "change", language="ko")
+    assert "0 / 6" in visitor.press("cut-max-chars", "change", cut_min_chars=20, cut_max_chars=50)
+
+
 def test_stories_are_searched_and_paged(address, run):  # noqa: F811
     visitor = Visitor(address, run.id)
     found = visitor.press("story-search", "input", story_search="여우")
@@ -294,6 +302,8 @@ def test_answers_are_sorted_and_paged_and_two_runs_stand_side_by_side(address, r
 
     answered(run)
     visitor = Visitor(address, run.id)
+    visitor.look()
+    assert visitor.sees("answers") and not visitor.sees("beside") and not visitor.sees("pack-report")
     first = visitor.press("answer-order", "input", answer_order="student_worse")
     assert "답7" in first and "답6" not in first
     assert "답7" in visitor.press("answer-page", "input", answer_order="as_asked", answer_page=2)
@@ -301,6 +311,8 @@ def test_answers_are_sorted_and_paged_and_two_runs_stand_side_by_side(address, r
         visitor.press("pack-report", "click")
     with zipfile.ZipFile(example.FILE) as shipped:
         run.report_file.write_bytes(shipped.read("compare/report.json"))
+    visitor.look()
+    assert visitor.sees("beside") and visitor.sees("pack-report")
     assert f"report-{run.id}.zip" in visitor.press("pack-report", "click")
 
 

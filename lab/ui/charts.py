@@ -16,7 +16,7 @@ def blank(title: str, height: int, x: str = "", y: str = "") -> Any:
     axis = {"gridcolor": "rgba(128,110,95,.2)", "zerolinecolor": "rgba(128,110,95,.4)", "automargin": True}
     return go.Figure(
         layout={
-            "title": {"text": title, "font": {"size": 15}},
+            "title": {"text": title, "font": {"size": 15}, "x": 0, "pad": {"l": 14}},
             "font": {"family": ", ".join(FONTS), "color": ink},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -59,7 +59,8 @@ def pass_curve(points: list[tuple[float, float]], threshold: float, language: st
         text=[f"{say('now', language)} {now[1]:.0%}"], textposition=f"{side} center",
     )  # fmt: skip
     figure.add_hline(y=0.5, line={"color": RED, "dash": "dot", "width": 1})
-    figure.update_yaxes(tickformat=".0%", range=[0, 1.08])
+    # A little below nothing, so that the first numbers of both axes do not meet.
+    figure.update_yaxes(tickformat=".0%", range=[-0.06, 1.08])
     figure.update_layout(showlegend=False)
     return figure
 

@@ -22,7 +22,7 @@ from lab.ui import form, story
 from lab.ui.page import ACT, QUIET, Page, find, needed
 from lab.ui.texts import reason, say
 
-DRAWN = ("kept", "speed", "bits", "spared", "rates", "probes", "lengths", "scores", "radar")
+DRAWN = ("kept", "speed", "radar", "bits", "spared", "rates", "probes", "lengths", "scores")
 BESIDE = ("rule_pass_rate", "bits_per_byte", "tokens_per_second")
 """Measures that are drawn for two runs."""
 ORDERS = ("differ", "student_worse", "as_asked")
@@ -37,14 +37,14 @@ def build(page: Page) -> None:
     page.about("about_compare")
     form.build(page, "compare", preset_config("compare", "mini"))
     verdict = gr.HTML()
-    plots = []
-    for place in range(0, len(DRAWN), 2):
-        with gr.Row():
-            plots += [gr.Plot(show_label=False, visible=False, min_width=300) for _ in DRAWN[place : place + 2]]
+    # Two beside each other, one below the other on a phone; whatever is missing leaves no gap.
+    with gr.Row(equal_height=True, elem_id="figures"):
+        kept = gr.HTML(visible=False, elem_id="kept")
+        plots = [gr.Plot(show_label=False, visible=False, min_width=440) for _ in DRAWN]
     table, voted, rest = gr.HTML(), gr.HTML(), gr.HTML()
-    page.show(view, [verdict, *plots, table, rest], lambda run: [run.report_file])
+    page.show(view, [verdict, kept, *plots, table, rest], lambda run: [run.report_file])
     page.show(people, [voted], lambda run: [run.report_file, run.votes_file])
-    with page.label(gr.Accordion("", open=False, elem_id="answers"), label="answers_section"):
+    with page.label(gr.Accordion("", open=False, visible=False, elem_id="answers"), label="answers_section") as reading:
         with gr.Row():
             order = page.label(
                 gr.Dropdown(list(ORDERS), value=ORDERS[0], min_width=240, elem_id="answer-order"),
@@ -53,7 +53,7 @@ def build(page: Page) -> None:
             number = page.label(gr.Number(1, precision=0, min_width=90, scale=0, elem_id="answer-page"), label="page")
         sheet = gr.HTML()
     page.show(answers, [sheet], lambda run: [run.answers_file], (order, number))
-    with page.label(gr.Accordion("", open=False, elem_id="beside"), label="beside_section"):
+    with page.label(gr.Accordion("", open=False, visible=False, elem_id="beside"), label="beside_section") as another:
         page.about("about_beside")
         other = page.label(gr.Dropdown([], value=None, elem_id="other"), label="other_run")
         note = gr.HTML()
@@ -61,19 +61,20 @@ def build(page: Page) -> None:
         beside_table = gr.HTML()
     page.show(beside, [note, *beside_plots, beside_table], lambda run: [run.report_file], (other,))
     page.run.change(others, page.run, other, **QUIET)
-    pack = page.label(gr.Button("", elem_id="pack-report"), value="report_files")
+    pack = page.label(gr.Button("", visible=False, elem_id="pack-report"), value="report_files")
     packed = gr.File(visible=False, show_label=False, elem_id="report-files")
+    page.show(drawers, [reading, another, pack], lambda run: [str(held(run))])
     pack.click(written, [page.run, page.language], packed, **ACT)
 
 
 def view(run: Run | None, language: str) -> list[Any]:
-    """The verdict with its warnings, one chart for each of DRAWN, the numbers with the judge's duels, and the rest below the votes."""
+    """The verdict with its warnings, what is kept as a table, one chart for each of DRAWN, the numbers with the judge's duels, and the rest below the votes."""
     report = read_json(run.report_file, {}) if run else {}
     models = report.get("models") or []
     if not models:
         said = (report.get("verdict") or {}).get(language, "")
         first = _box(said, [], language) + leaks(report, language) if said else story.empty("empty_compare", language)
-        return [first, *(gr.update(visible=False) for _ in DRAWN), "", ""]
+        return [first, *[gr.update(visible=False)] * (1 + len(DRAWN)), "", ""]
     figures = {
         "kept": lambda: charts.kept(report, language) if report["retention"] else None,
         "spared": lambda: charts.spared(report, language),
@@ -88,13 +89,26 @@ def view(run: Run | None, language: str) -> list[Any]:
     below = rendering.html_table(models, language)
     below += f'<p class="count">{escape(rendering.measured_on(report, language))}</p>'
     below += differences(report, language) + duels(report, language)
+    kept = rendering.html_kept(report, language)
     assert run is not None  # a report was read from it
     return [
-        _box(report["verdict"][language], flags, language) + rendering.html_kept(report, language),
+        _box(report["verdict"][language], flags, language),
+        gr.update(value=kept, visible=bool(kept)),
         *plots,
         below,
         leaks(report, language) + exercises(report, run, language) + provenance(report, language),
     ]
+
+
+def held(run: Run | None) -> tuple[bool, bool]:
+    """Whether there are answers (they come while the job is at work), and a report."""
+    return (run.answers_file.exists(), run.report_file.exists()) if run else (False, False)
+
+
+def drawers(run: Run | None, language: str) -> list[Any]:
+    """What needs answers or a report shows once they are there."""
+    answered, reported = held(run)
+    return [gr.update(visible=answered), gr.update(visible=reported), gr.update(visible=reported)]
 
 
 def _box(said: str, flags: list[str], language: str) -> str:

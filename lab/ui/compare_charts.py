@@ -15,8 +15,13 @@ from lab.ui.texts import say
 SYMBOLS = ("square", "circle", "triangle-up", "diamond", "triangle-down", "cross", "x")
 """Of the same places as report.COLOURS."""
 GRID = "rgba(128,110,95,.35)"
-BELOW = 95
-"""Pixels for ticks and a legend of three lines, as it has on a phone."""
+BESIDE = {True: 20, False: 12}
+"""Letters in a line of a name beside a chart: of Latin ones, and of Hangul, which is wider."""
+
+
+def below(entries: int) -> int:
+    """Pixels for ticks and a legend, which has one name a line on a phone."""
+    return 32 + 20 * entries
 
 
 def _looks(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -29,17 +34,34 @@ def _titled(key: str, language: str) -> str:
     return f"{main}<br><span style='font-size:12px'>{rest.removesuffix(')')}</span>" if rest else main
 
 
+def _broken(name: str) -> str:
+    """A name in lines that leave a phone room for the chart."""
+    return "<br>".join(wrap(name, BESIDE[name.isascii()], break_long_words=False))
+
+
 def _rows(figure: Any, names: list[str]) -> None:
     """Names down the side, first on top and broken for a phone; the legend below everything."""
     figure.update_yaxes(
         tickvals=list(range(len(names))),
-        ticktext=["<br>".join(wrap(n, 17)) for n in names],
+        ticktext=[_broken(n) for n in names],
         range=[len(names) - 0.5, -0.5],
         zeroline=False,
     )
+    _legend(figure, len([t for t in figure.data if t.showlegend]))
+
+
+def _legend(figure: Any, entries: int, title: int = 0) -> None:
+    """The legend below everything, ``title`` being the pixels of an axis' title above it."""
     figure.update_layout(
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        margin={"t": 66, "b": BELOW},
+        legend={
+            "orientation": "h",
+            "xref": "container",
+            "x": 0.02,
+            "yref": "container",
+            "y": 0.01,
+            "yanchor": "bottom",
+        },
+        margin={"t": 66, "b": below(entries) + title},
     )
 
 
@@ -80,7 +102,7 @@ def _dots(
 def rates(models: list[dict[str, Any]], language: str) -> Any:
     """Every quality number that is a share, with its interval."""
     keys = [k for k in SHARES if any(number(m, k) is not None for m in models)]
-    figure = blank(_titled("quality_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(models)))
+    figure = blank(_titled("quality_chart", language), 66 + below(len(models)) + len(keys) * (26 + 16 * len(models)))
     _dots(figure, models, [[(number(m, k), bounds(m, k)) for k in keys] for m in models], language)
     _rows(figure, [BY_KEY[k].name(language) for k in keys])
     figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.04])
@@ -92,7 +114,7 @@ def bits(models: list[dict[str, Any]], language: str) -> Any:
     keys = [k for k in BITS if any(number(m, k) is not None for m in models)]
     if not keys:
         return None
-    figure = blank(_titled("bits_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(models)))
+    figure = blank(_titled("bits_chart", language), 66 + below(len(models)) + len(keys) * (26 + 16 * len(models)))
     _dots(figure, models, [[(number(m, k), bounds(m, k)) for k in keys] for m in models], language, ".3f")
     _rows(figure, [BY_KEY[k].name(language) for k in keys])
     figure.update_xaxes(rangemode="tozero")
@@ -103,7 +125,7 @@ def probes(models: list[dict[str, Any]], language: str) -> Any:
     """Right answers by type of probe, with intervals; the dotted line is chance."""
     told = [m for m in models if m.get("probes")]
     kinds = list(told[0]["probes"]["by_type"]) if told else []
-    figure = blank(_titled("probes_chart", language), 66 + BELOW + len(kinds) * (26 + 16 * len(told)))
+    figure = blank(_titled("probes_chart", language), 66 + below(len(told)) + len(kinds) * (26 + 16 * len(told)))
     values: list[list[tuple[float | None, Any]]] = []
     for model in told:
         own = [model["probes"]["by_type"][k] for k in kinds]
@@ -134,12 +156,11 @@ def speed(models: list[dict[str, Any]], language: str) -> Any:
         figure.add_scatter(
             x=[model["tokens_per_second"]],
             y=[quality],
-            mode="markers+text",
+            mode="markers",
             marker=look | {"size": 12 + 38 * (memory / most) ** 0.5, "opacity": 0.75},
-            text=[f"{memory / 1e6:,.0f} MB"],
-            # Beside the dot, as its interval goes up and down; inside the chart.
-            textposition="middle left" if model["tokens_per_second"] > 0.6 * fastest else "middle right",
-            name=label(model, language),
+            # Beside the dots the numbers of two that are near each other would meet on a phone.
+            name=f"{label(model, language)} · {memory / 1e6:,.0f} MB" if memory else label(model, language),
+            showlegend=True,
             error_y={
                 "type": "data",
                 "symmetric": False,
@@ -151,7 +172,7 @@ def speed(models: list[dict[str, Any]], language: str) -> Any:
         )
     figure.update_xaxes(range=[0, fastest * 1.25])
     figure.update_yaxes(tickformat=".0%", range=[-0.12, 1.1])
-    figure.update_layout(margin={"t": 66, "b": BELOW}, legend={"yref": "container", "y": 0, "yanchor": "bottom"})
+    _legend(figure, len(there), 24)
     return figure
 
 
@@ -160,7 +181,7 @@ def kept(report: dict[str, Any], language: str) -> Any:
     arms = [m for m in report["models"] if m["name"] in report["retention"] and m["who"] == "arm"]
     shares, spans = report["retention"], report.get("retention_intervals") or {}
     keys = [k for k in KEPT if any(shares[m["name"]].get(k) is not None for m in arms)]
-    figure = blank(_titled("kept_chart", language), 66 + BELOW + len(keys) * (26 + 16 * len(arms)))
+    figure = blank(_titled("kept_chart", language), 66 + below(len(arms)) + len(keys) * (26 + 16 * len(arms)))
 
     def cut(value: float | None) -> float | None:
         return None if value is None else min(value, WIDEST)
@@ -187,7 +208,10 @@ def spared(report: dict[str, Any], language: str) -> Any:
     rows, models = of_teacher(report), report["models"]
     if not rows:
         return None
-    figure = blank(_titled("spared_chart", language), 66 + BELOW + len(rows) * (30 + 16 * len(report["retention"])))
+    figure = blank(
+        _titled("spared_chart", language),
+        66 + below(len(report["retention"])) + len(rows) * (30 + 16 * len(report["retention"])),
+    )
     by_arm = [{a["name"]: (ratio, span) for a, ratio, span in told} for *_, told in rows]
     values = [[own.get(m["name"], (None, None)) if m["who"] == "arm" else (None, None) for own in by_arm] for m in models]  # fmt: skip
     _dots(figure, models, values, language, ".2f")
@@ -237,6 +261,7 @@ def radar(models: list[dict[str, Any]], language: str) -> Any:
                 "ticktext": ["", "50%", "", "100%"],
                 "tickfont": {"size": 10},
                 "gridcolor": GRID,
+                "linecolor": GRID,
                 "angle": 180 / len(keys),
                 "tickangle": 0,
             },
@@ -281,7 +306,7 @@ def _boxes(models: list[dict[str, Any]], key: str, figure: Any, language: str) -
 def two_runs(reports: list[dict[str, Any]], measure: str, language: str) -> Any:
     """One measure of the models of two runs: the runs one below the other, with intervals."""
     rows = [(f"{r['title']} · {label(m, language)}", m) for r in reports for m in r["models"]]
-    figure = blank(BY_KEY[measure].name(language), 66 + BELOW + 34 * len(rows))
+    figure = blank(BY_KEY[measure].name(language), 66 + below(0) + 34 * len(rows))
     for place, (_, model) in enumerate(rows):
         value, span = number(model, measure), bounds(model, measure)
         if value is None:

@@ -77,6 +77,8 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
             line = gr.Plot(show_label=False, visible=False)
             steps = gr.Plot(show_label=False, visible=False)
     controls = [*sliders, top, rules]
+    # Of which run and settings the controls are. A look that set out before they came brings what they held before.
+    origin = gr.Textbox("", visible=False, elem_id="cut-origin")
 
     def configured(run: Run, values: tuple[Any, ...]) -> FilterConfig:
         stored = run.config("filter")
@@ -96,7 +98,8 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
         table = ledger(run).table if run else None
         if run is None or table is None or not table.verdicts:
             return ["", hidden, hidden]
-        config = configured(run, values)
+        known = run.config("filter")
+        config = configured(run, values) if values[-1] == f"{run.id} {known}" else known
         result = cut(table, config)
         funnel = charts.funnel(len(result.kept), result.funnel(), language)
         drawn = [gr.update(value=funnel, visible=True)]
@@ -115,7 +118,7 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
     def stored(run: Run | None, language: str) -> list[Any]:
         """Controls and form fields as the run has them stored."""
         if run is None:
-            return [gr.skip() for _ in (*controls, *fields)]
+            return [gr.skip() for _ in (*controls, origin, *fields)]
         config, table = run.config("filter"), ledger(run).table
         names = _switchable(table, config)
         tops = sorted({*TOPS, config.keep_top}, reverse=True)
@@ -131,12 +134,13 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
                 choices=[(f"{reason(r, language)} {found.get(r, 0):,}", r) for r in names],
                 value=[r for r in names if r not in rules_off(config)],
             ),
+            f"{run.id} {config}",
             *(getattr(config, name) for name in fields),
         ]
 
     files = lambda run: [run.stage_folder("filter") / "config.json", run.verdicts_file]  # noqa: E731
-    page.show(stored, [*controls, *fields.values()], files)
-    page.show(preview, [live, line, steps], files, tuple(controls), programmed=True)
+    page.show(stored, [*controls, origin, *fields.values()], files)
+    page.show(preview, [live, line, steps], files, (*controls, origin), programmed=True)
     save.click(apply, [page.run, page.language, *controls], None, **ACT)
 
 

@@ -17,6 +17,9 @@ from lab.ui import shared
 from lab.ui.page import ACT, QUIET, Page, find, needed, notice
 from lab.ui.texts import say
 
+ENDED = {"failed": "failed", "died": "cut", "stopped": "cut"}
+"""What a tab says of a job of its own that ended too early."""
+
 
 def flags(config: StageConfig, base: StageConfig) -> list[str]:
     """The flags for ``config`` where the command line starts from ``base``: also those that go back to a default."""
@@ -30,14 +33,17 @@ def flags(config: StageConfig, base: StageConfig) -> list[str]:
 
 
 def _standing(run: Run, stage: str) -> str:
-    job = jobs.look(run)
-    if job.state in jobs.GOING and job.stage == stage:
+    job, state = jobs.look(run), run.state(stage)
+    if job.stage == stage and job.state in jobs.GOING:
         return "going"
-    return "stale" if run.state(stage) == "stale" else ""
+    if job.stage == stage and state != "done" and job.state in ENDED:
+        return ENDED[job.state]
+    return "stale" if state == "stale" else ""
 
 
 def standing(stage: str, run: Run | None, language: str) -> list[str]:
-    """Above the form: that this stage is at work, or that what stands below is older than the stage before it."""
+    """Above the form: that this stage is at work, failed or was cut off, or that what stands below is older than the
+    stage before it."""
     state = _standing(run, stage) if run else ""
     return [f'<p class="standing {state}">{say(f"standing_{state}", language)}</p>' if state else ""]
 

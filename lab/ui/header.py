@@ -123,7 +123,7 @@ def build() -> Page:
         pairs = gr.Number(200, precision=0, scale=1, min_width=100, elem_id="whole-pairs")
         whole = gr.Button("", variant="primary", scale=1, min_width=170, elem_id="whole")
     whose = gr.HTML(visible=shared.shared())
-    page = Page(run, language)
+    page = Page(run, language, drawers=gr.Row(elem_id="drawers"))
     page.whose = whose
     page.label(hello, lambda lang: {"value": welcome(lang)})
     page.label(try_it, value="try_it")
@@ -132,7 +132,7 @@ def build() -> Page:
     page.label(run, label="run", info="run_info")
     page.label(pairs, label="whole_pairs", info="whole_info")
     page.label(whole, value="whole")
-    with page.label(gr.Accordion("", open=False, elem_id="new-run"), label="new_section") as drawer:
+    with page.drawers, page.label(gr.Accordion("", open=False, elem_id="new-run"), label="new_section") as drawer:
         with gr.Row(equal_height=True):
             preset = page.label(gr.Dropdown(list(PRESETS), value="mini", scale=2, elem_id="preset"), label="preset")
             named = page.label(

@@ -28,6 +28,7 @@ class Page:
 
     run: gr.Dropdown
     language: gr.Radio
+    drawers: Any = None
     greeting: Any = None
     whose: Any = None
     labels: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)

@@ -11,14 +11,22 @@ CSS = """
 :root { --ink:#3b2f2a; --soft:#726259; --paper:#fffdf8; --line:#eadfce; --accent:#a8502f; --wash:#f6ecdf; }
 .dark { --ink:#efe6da; --soft:#b9a99a; --paper:#2a2421; --line:#463c35; --accent:#e79a72; --wash:#362e29; }
 .gradio-container { max-width:1120px !important; width:100% !important; margin:0 auto !important; }
-.gradio-container main { width:100%; }
-.prose, .html-container { word-break:keep-all; overflow-wrap:anywhere; }
+.gradio-container main { width:100%; } .main.app { padding:1rem clamp(.75rem,4vw - .2rem,2rem) !important; }
+.gradio-container { word-break:keep-all; overflow-wrap:break-word; } .prose, .html-container { overflow-wrap:anywhere; }
 /* Paragraphs begin where the fields begin: at the edge of the page, and inside a drawer at the edge of its fields. */
 .gradio-container .html-container { padding:0 !important; }
 .gradio-container .block .block .html-container { padding:.2rem .75rem !important; }
-.gradio-container:has(#greeting:not(.hidden, .hide)) :is(#bar, #checklist, #strip, #job) { display:none; }
+/* What says nothing just now takes no gap either. */
+.block:has(> .html-container > .prose:empty) { display:none; }
+/* Closed drawers stand in one line, an open one takes it all. */
+#drawers { gap:.6rem; } #drawers > .block { flex:1 1 auto; width:auto; } #drawers > .block:has(> .label-wrap.open) { flex-basis:100%; }
+#language .wrap { justify-content:flex-end; }
+#stop, #go-on { align-self:center; flex:0 1 auto; min-height:2.6rem; }
+#figures > * { flex:1 1 27.5rem; min-width:min(27.5rem,100%); } @media (min-width:641px) { #figures .measures :is(td, th) { padding:.3rem .7rem; } }
+#cut-save { width:calc(100% - 1.5rem); margin:0 .75rem; }
+.gradio-container:has(#greeting:not(.hidden, .hide)) :is(#bar, #checklist, #strip, #job) { display:none !important; }
 #whole, #new { align-self:flex-end; flex:0 1 auto; min-height:2.6rem; }
-.masthead h1 { font-size:1.7rem; margin:0; color:var(--ink); letter-spacing:-.02em; }
+.masthead h1 { display:flex; align-items:center; font-size:1.7rem; line-height:1.25; margin:0; color:var(--ink); letter-spacing:-.02em; }
 .masthead p { margin:.15rem 0 0; color:var(--soft); }
 .steps { display:flex; flex-wrap:wrap; align-items:center; gap:.4rem; }
 .step { display:inline-flex; margin:0 !important; align-items:center; gap:.4rem; padding:.25rem .7rem; border:1px solid var(--line); cursor:pointer;
@@ -38,8 +46,8 @@ CSS = """
 .about { color:var(--soft); line-height:1.65; margin:.2rem 0 .4rem; }
 .empty { border:1.5px dashed var(--line); border-radius:14px; padding:2rem 1.2rem; text-align:center; color:var(--soft); background:var(--paper); line-height:1.7; }
 .standing { margin:.2rem 0 .5rem; padding:.5rem .9rem; border-left:4px solid var(--accent); border-radius:4px 10px 10px 4px; background:var(--wash); color:var(--ink); line-height:1.6; }
-.standing.stale { border-left-color:#D55E00; }
-.tabitem:has(.standing.going) .empty:is([data-key=empty_generate], [data-key=empty_filter], [data-key=empty_train], [data-key=empty_compare], [data-key=empty_publish]) { display:none; }
+.standing:is(.stale, .failed) { border-left-color:#D55E00; } .standing.cut { border-left-color:#E69F00; }
+.tabitem:has(.standing:is(.going, .failed, .cut)) .block:has(> .html-container > .prose > .empty:is([data-key=empty_generate], [data-key=empty_filter], [data-key=empty_train], [data-key=empty_compare], [data-key=empty_publish])), #figures:not(:has(*)) { display:none; }
 .welcome { border-radius:14px; padding:1rem 1.2rem; background:var(--wash); color:var(--ink); line-height:1.7; }
 .welcome p { margin:.2rem 0; } .welcome h2 { font-size:1.15rem; margin:0 0 .3rem; color:var(--ink); } .welcome ol { margin:0 0 0 1.2rem !important; padding:0 !important; }
 .needs { color:var(--soft); line-height:1.65; } .needs b { color:var(--ink); }
@@ -75,9 +83,10 @@ CSS = """
 #merge, #gguf { align-self:flex-end; }
 .measures.arms { min-width:46rem; } .arms .note td { text-align:left; white-space:normal; color:var(--soft); font-size:.84rem; padding-top:0; } .arms td:first-child .chip { font-weight:400; white-space:nowrap; }
 .command textarea, .command input { font-family:monospace; font-size:.86rem; }
-.columns { gap:.9rem !important; } .in-line { color:var(--soft); margin:0; min-height:1.6em; line-height:1.6; }
+.columns { gap:.9rem !important; } .columns > .column { gap:0; } .columns .block:has(.said) { background:var(--block-background-fill); padding:.2rem .8rem .6rem; } .in-line { color:var(--soft); margin:0; min-height:1.6em; line-height:1.6; }
 /* A column's head stands above the stories, not over the first line of one that was scrolled. */
 .teller .bubble-wrap { height:calc(100% - 2.4rem) !important; margin-top:2.4rem; }
+.teller .bubble-wrap { background:none !important; }
 .teller .wrapper > label { display:block !important; max-width:calc(100% - 5rem); overflow:hidden; text-overflow:ellipsis; white-space:nowrap; }
 .teller .wrapper > label span { display:inline-block; vertical-align:-2px; margin-right:.4rem; }
 .teller .message, .teller .prose { font-size:1.02rem; line-height:1.85; white-space:pre-wrap; word-break:keep-all; overflow-wrap:anywhere; }
@@ -95,23 +104,35 @@ footer { display:none !important; }
 .modebar-container { display:none !important; } /* Plotly's own buttons: English alone; dragging zooms, a double click goes back */
 .dark .tab-container button.selected { color:var(--accent) !important; } .dark .step.is-running i { background:#56B4E9; border-color:#56B4E9; }
 .dark .block:has(.js-plotly-plot) { background:var(--paper) !important; } /* the charts' blue needs a dark ground */
-.card table, .card th, .card td { border-color:var(--line) !important; }
+/* A card's tables break between words, not between letters; what is too wide is moved sideways. */
+.card table { display:block; overflow-x:auto; } .card :is(table, th, td) { border-color:var(--line) !important; } .card :is(th, td) { overflow-wrap:break-word; }
 .dark .js-plotly-plot text { fill:var(--ink) !important; }
 .gradio-container dl dt { font-weight:600; margin-top:.7rem; } .gradio-container dl dd { margin:.1rem 0 0; color:var(--soft); overflow-wrap:anywhere; }
+/* Gradio lets these rules reach only what stands inside its .contain. */
 @media (max-width:640px) {
   .measures td { overflow-wrap:normal; } .measures td:first-child, .measures th:first-child { min-width:7.5rem; white-space:normal !important;
     position:sticky; left:0; background:var(--body-background-fill); }
   #bar { display:grid !important; grid-template-columns:minmax(0,7.5rem) 1fr; gap:.6rem !important; align-items:end; }
   #bar .form { display:contents; } #bar #run { grid-column:1 / -1; } #bar .block { border-radius:12px; }
   #cast > .form { flex-direction:column; } .teller { height:20rem !important; } .job { min-height:3.2rem; }
-  .said { height:8.6rem; } #prompt textarea { min-height:4rem; } /* the hint takes two lines, a request may take one */ #ledger-page, #story-page, #answer-page { flex-grow:1 !important; }
+  .said { height:8.6rem; } #prompt textarea { min-height:4rem; } /* the hint takes two lines, a request may take one */ #ledger-page, #answer-page { flex-grow:1 !important; } #story-search { min-width:0 !important; }
+  #ledger-search { order:1; flex-basis:100% !important; }
   /* The tabs in the first look: who holds a phone knows what it is, and an idle job says nothing. */
   #head { flex-wrap:nowrap !important; align-items:center; } #head > .column { min-width:0 !important; } #head > .column:last-child { flex:0 0 auto !important; }
+  #drawers { gap:.4rem; flex-wrap:nowrap; }
+  #drawers:has(.label-wrap.open) { flex-wrap:wrap; } #drawers > .block { padding:.55rem .6rem !important; }
+  #drawers > .block > .label-wrap { font-size:.86rem; gap:.2rem; white-space:nowrap; }
+  .step:is(.is-done, .is-empty) small { position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%); }
+  .steps { gap:.3rem; } .step { position:relative; gap:.3rem; }
   #language .wrap { flex-wrap:nowrap; gap:.3rem; } #language label { padding:.3rem .5rem; }
-  .masthead p, #bar .info-text, #job:has(.job.idle) { display:none !important; } .step { padding:.2rem .55rem; font-size:.82rem; }
+  .masthead p, #bar .info-text, #job:has(.job.idle) { display:none !important; } .step { padding:.25rem .42rem; font-size:.82rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
-  .tab-container button { padding:.5rem .2rem !important; font-size:.8rem !important; }
-  .gradio-container { padding:.4rem !important; --layout-gap:.6rem; } .masthead h1 { font-size:1.35rem; }
+  .tab-container button { padding:.6rem .2rem !important; font-size:.86rem !important; }
+  .tab-container[role=tablist] button { flex:1 1 auto; justify-content:center; text-align:center; } #stop, #go-on { flex:1 1 100%; } #start-generate, #start-train { order:-1; }
+  #votes > button, #again, #dice, #clear { flex:1 1 40%; } .row:has(> #start-train) { align-items:stretch; }
+  .card :is(th, td) { padding:.35rem .5rem !important; font-size:.84rem; }
+  .facts { gap:.45rem; } .facts div { flex-basis:6.4rem; padding:.45rem .6rem; } .facts b { font-size:1.2rem; }
+  .column, .row { --layout-gap:.7rem; } .masthead h1 { font-size:1.2rem; }
   .measures th, .measures td { padding:.4rem .45rem; font-size:.84rem; }
   /* Teacher and both students in one look: intervals and names may break. */
   .measures.models td, .measures.models th { padding:.4rem .2rem; white-space:normal; } .measures.models td:first-child, .measures.models th:first-child { min-width:6.4rem; }

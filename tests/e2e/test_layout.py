@@ -1,4 +1,4 @@
-"""Nothing on the page moves while stories grow: measured in a real browser at every frame of a conversation."""
+"""What stands where, measured in a real browser: nothing moves while stories grow, and a phone shows what matters."""
 
 import json
 
@@ -7,8 +7,9 @@ from playwright.sync_api import expect, sync_playwright
 from serving import CHROMIUM, CHROMIUM_FLAGS, served
 from tiny import tiny_model
 
+from lab import example
 from lab.records import write_json
-from lab.run import new_run
+from lab.run import LOCAL_OWNER, new_run
 from lab.ui.texts import TEXTS
 
 ko = TEXTS["ko"]
@@ -78,3 +79,34 @@ def test_nothing_moves_before_during_and_after_a_conversation(address, tmp_path,
         browser.close()
     moved = {place: sorted({tuple(frame[place]) for frame in seen}) for place in seen[0]}
     assert {place: boxes for place, boxes in moved.items() if len(boxes) > 1} == {}
+
+
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_on_a_phone_the_tabs_stand_in_the_first_look_and_nothing_is_wider_than_the_screen(
+    address, monkeypatch, language
+):
+    url, home = address
+    monkeypatch.setenv("LAB_HOME", str(home))
+    done, fresh = example.take(LOCAL_OWNER, "끝난 실험"), new_run(title="새 실험")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_context(locale=language, viewport={"width": 390, "height": 844}).new_page()
+        page.set_default_timeout(SLOW)
+        for run in (done, fresh):
+            page.goto(f"{url}/?run={run.id}")
+            expect(page.locator("#checklist")).to_contain_text("/8", timeout=SLOW)
+            bottoms = [page.locator(place).bounding_box() for place in ("#new-run", "#manage", "#checklist")]
+            assert len({round(box["y"]) for box in bottoms}) == 1, "the closed drawers stand in one line"
+            for tab in ("generate", "filter", "train", "compare", "publish", "chat"):
+                button = page.locator(f"#tab-{tab}-button")
+                box = button.bounding_box()
+                assert box["y"] + box["height"] < 422, "half the screen is left for what the tab shows"
+                button.click()
+                page.wait_for_timeout(300)
+                assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+        page.locator("#tab-compare-button").click()
+        start, empty = (page.locator(f"#tab-compare {part}") for part in ("#start-compare", ".empty:visible"))
+        gap = empty.bounding_box()["y"] - start.bounding_box()["y"] - start.bounding_box()["height"]
+        assert 0 < gap < 24, "charts that are not there leave no gap"
+        assert page.locator("#pack-report:visible").count() == 0
+        browser.close()
