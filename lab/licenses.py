@@ -26,6 +26,8 @@ Card = Callable[[str, str], dict[str, Any] | None]
 CARD_SECONDS = 10
 NOT_ADVICE = {"en": "This is not legal advice.", "ko": "법률 자문이 아닙니다."}
 PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0"}
+IMPORTED = {"", "import", "imported", "human"}
+"""What stands in the place of a teacher's name in rows that no model wrote."""
 _WORSE = ("ok", "conditional", "unknown", "blocked")
 
 
@@ -39,6 +41,37 @@ def family(name: str, data: bool = False) -> dict[str, Any]:
     """The family of a model name (or, with ``data``, of a licence id)."""
     kinds = ("data", "unknown") if data else ("own", "model", "api", "unknown")
     return next(f for f in families() if f["kind"] in kinds and re.search(f["pattern"], name, re.IGNORECASE))
+
+
+def licence_family(licence: str) -> dict[str, Any]:
+    """The family of a licence as people write it (``CC BY-NC 4.0``), or of the model or provider whose terms it names.
+
+    Rows that somebody brings may come from a model: ``llama3.1``, ``qwen-research`` or ``openai`` bind them as they bind
+    a teacher's.
+    """
+    name = re.sub(r"[\s_]+", "-", licence.strip()).lower()
+    found = family(name, data=True)
+    if found["kind"] != "unknown":
+        return found
+    named = (f for f in families() if f["kind"] == "model" and name == f.get("name", f["id"]))
+    served = family(name)
+    return next(named, served if served["kind"] == "api" else found)
+
+
+def _served(name: str) -> dict[str, Any]:
+    """The family of a model behind an endpoint, whatever a router or a cloud puts before its name.
+
+    ``azure/gpt-4o``, ``models/gemini-2.5-pro``, ``us.anthropic.claude-3`` and ``ft:gpt-4o:mine`` are the provider's.
+    """
+    tails = [name, *(name[m.end() :] for m in re.finditer(r"[/:.]", name))]
+    return next((f for tail in tails if (f := family(tail))["kind"] != "unknown"), family("?"))
+
+
+def stated(text: str) -> tuple[tuple[str, str], ...]:
+    """The licences that somebody states, separated by commas: (name, link), the link empty where none stands beside it."""
+    links = r"https?://\S+"
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple((re.sub(links, "", p).strip(), (re.findall(links, p) or [""])[0]) for p in parts)
 
 
 def front_matter(card: Path) -> dict[str, Any]:
@@ -81,13 +114,19 @@ def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict
     return front_matter(Path(path)) | {"commit": Path(path).parent.name}
 
 
-def origins(spec: str, run_owner: str | None = None, card: Card | None = None) -> list[tuple[str, dict[str, Any]]]:
+def origins(
+    spec: str, run_owner: str | None = None, card: Card | None = None, seen: tuple[str, ...] = ()
+) -> list[tuple[str, dict[str, Any]]]:
     """What a model SPEC comes from: (name, family) for each ancestor whose terms bind it.
 
-    A trained arm inherits its student base and its teacher; a local folder is traced through its adapter
-    configuration and its card; a Hub model through its card when ``card`` can read it. What cannot be traced is unknown.
+    A trained arm inherits its student base and its teachers or the licences stated for its rows; a local folder is
+    traced through its adapter configuration and its card; a Hub model through its card when ``card`` can read it. What
+    cannot be traced is unknown, as is a model that comes, by its cards, from itself (``seen`` are those on the way).
     """
     spec = spec.strip()
+    if spec in seen:
+        return [(spec, family("?"))]
+    seen = (*seen, spec)
     if spec.startswith("run:"):
         run_id, _, arm = spec[4:].partition("/")
         try:
@@ -95,9 +134,17 @@ def origins(spec: str, run_owner: str | None = None, card: Card | None = None) -
         except Problem:
             return [(spec, family(spec))]
         base = read_json(run.stage_folder("train", arm) / "config.json", {}).get("student", "")
-        return [o for name in {*run_teachers(run), base} for o in origins(name or "?", run_owner, card)]
+        teachers = run_teachers(run)
+        parts = [name for name in teachers if name not in IMPORTED]
+        brought = [(name, licence_family(name)) for name, _ in stated(run.config("publish").data_licence)]
+        if len(parts) < len(teachers):
+            parts += [] if brought else ["?"]
+        else:
+            brought = []
+        found = [o for name in dict.fromkeys([*parts, base or "?"]) for o in origins(name, run_owner, card, seen)]
+        return found + brought
     if spec.startswith("api:"):
-        return [(spec, family(spec[4:]))]
+        return [(spec, _served(spec[4:]))]
     name = spec.partition("@")[0]
     folder = Path(name)
     if name and folder.is_dir():
@@ -107,15 +154,18 @@ def origins(spec: str, run_owner: str | None = None, card: Card | None = None) -
         base = read_json(folder / "adapter_config.json", {}).get("base_model_name_or_path") or _first(
             facts.get("base_model")
         )
-        found = origins(base, run_owner, card) if base and base != name else []
+        found = origins(base, run_owner, card, seen) if base else []
         licence = _first(facts.get("license"))
         if licence:
-            found.append((f"{spec} ({licence})", family(licence, data=True)))
+            licence = _first(facts.get("license_name")) or licence if licence == "other" else licence
+            found.append((f"{spec} ({licence})", licence_family(licence)))
         return found or [(spec, family("?"))]
-    return _on_the_hub(spec, name, run_owner, card)
+    return _on_the_hub(spec, name, run_owner, card, seen)
 
 
-def _on_the_hub(spec: str, name: str, run_owner: str | None, card: Card | None) -> list[tuple[str, dict[str, Any]]]:
+def _on_the_hub(
+    spec: str, name: str, run_owner: str | None, card: Card | None, seen: tuple[str, ...]
+) -> list[tuple[str, dict[str, Any]]]:
     """The family of a Hub id by the table, checked against its card: where they differ, both bind and the strictest wins."""
     known = family(name)
     facts = card(name, spec.partition("@")[2]) if card and known["kind"] in ("model", "unknown") else None
@@ -123,16 +173,19 @@ def _on_the_hub(spec: str, name: str, run_owner: str | None, card: Card | None) 
     if not facts or not licence:
         return [(spec, known)]
     source = f"https://huggingface.co/{name} at {facts['commit'][:12]}"
-    if licence == known["id"]:
+    if licence == "other":
+        licence = _first((facts or {}).get("license_name")) or licence
+    if licence in (known["id"], known.get("name")):
         return [(spec, known | {"source": f"{known['source']}; the card says so too: {source}", "seen": "text"})]
-    if licence == "other" and known["kind"] == "unknown":
-        title, link = facts.get("license_name") or "other", facts.get("license_link") or source
-        return [(spec, known | {"conditions": f"own terms, {title}: {link}", "conditions_ko": f"자체 약관, {title}: {link}", "source": source})]  # fmt: skip
-    by_card = family(licence, data=True) | {"source": f"{source}: license {licence}", "seen": "text"}
+    by_card = licence_family(licence)
+    if by_card["kind"] == "unknown" and known["kind"] == "unknown":
+        link = facts.get("license_link") or source
+        return [(spec, known | {"conditions": f"own terms, {licence}: {link}", "conditions_ko": f"자체 약관, {licence}: {link}", "source": source})]  # fmt: skip
+    by_card = by_card | {"source": f"{source}: license {licence}", "seen": "text"}
     found = [(f"{spec} (card: {licence})", by_card)]
     if known["kind"] == "unknown":
         base = _first(facts.get("base_model"))
-        return found + (origins(base, run_owner, card) if base and base != name else [])
+        return found + (origins(base, run_owner, card, seen) if base else [])
     return [(spec, known), *found]
 
 
@@ -144,13 +197,25 @@ def run_teachers(run: Run) -> list[str]:
 def _label(f: dict[str, Any], name: str) -> str:
     """The licence id as shown: ``apache-2.0`` or ``other: qwen-research``."""
     if f["id"] == "=":
-        return name
+        return name.lower()
     return f"other: {f['name']}" if f["id"] == "other" else f["id"]
+
+
+def _free(link: dict[str, Any]) -> bool:
+    """Whether a part leaves what is made from it free: a teacher whose weights have a licence, its outputs none."""
+    return link["what"] == "teacher" and link["family"]["outputs"] == "yes" and link["family"]["kind"] == "model"
+
+
+def _texts(f: dict[str, Any], name: str) -> list[str]:
+    """The licences whose copies go along with what is made, by the names of their files in data/licences."""
+    return f.get("texts") or [x for x in [f.get("name") or _label(f, name)] if x]
 
 
 def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
     """Verdict, licence, duties and reasons for something made from ``links`` (part, name, family)."""
     verdict, en, ko, state = "ok", [], [], []
+    whole = any(link["what"] == "student" for link in links)
+    named = "the name" if whole else "a model trained on this dataset has a name that"
 
     def add(level: str, reason_en: str, reason_ko: str) -> None:
         nonlocal verdict
@@ -174,7 +239,9 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
                 f"{name}: there are no weights to train or publish.",
                 f"{name}: 학습하거나 공개할 가중치가 없습니다.",
             )
-        elif f["outputs"] == "no" and part == "student":
+        elif f["outputs"] == "no" and part == "student" and f["kind"] == "data":
+            add("blocked", where, where_ko)  # a licence that forbids what is made from the base: no derivatives
+        elif part == "student" and (f["outputs"] == "no" or f["id"] == "other"):
             add("conditional", where, where_ko)  # a base under its own terms: the student stays under them
         elif f["outputs"] == "no" and not (
             f.get("only_students") and re.search(f["only_students"], student, re.IGNORECASE)
@@ -191,19 +258,21 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
                 f"{name}: 약관을 확인하지 못했습니다. 공개 전에 읽어 주세요.",
             )
         state += [f"'{f['built_with']}'"] if f.get("built_with") else []
-        state += [f"the name begins with '{f['prefix']}'"] if f.get("prefix") else []
+        state += [f"{named} begins with '{f['prefix']}'"] if f.get("prefix") else []
         state += [f"NOTICE: {f['notice']}"] if f.get("notice") else []
         state += [f"attribution of {name}"] if f.get("attribution") else []
         state += ["non-commercial use only"] if f.get("non_commercial") else []
         state.append(f"{part}: {name}")
     fams = [link["family"] for link in links]
     # cc-by-nc-sa asks for both; a share-alike licence without NC forbids to add NC or use restrictions.
-    labels = {_label(link["family"], link["who"]) for link in links} - {""}
+    binding = [x for x in links if not _free(x)]
+    labels = {_label(x["family"], x["who"]) for x in binding} - {""}
     alike = {_label(x["family"], x["who"]) for x in links if x["family"].get("share_alike")}
     strict = labels - PERMISSIVE
     if "cc-by-nc-sa-4.0" in alike:
         strict -= {"cc-by-nc-4.0"}
-    prefixes = {f["prefix"].split()[0] for f in fams if f.get("prefix")}
+    prefixes = {f["prefix"] for f in fams if f.get("prefix")}
+    longest = max(prefixes, key=len, default="")  # "Llama 3" begins with "Llama" too
     if alike and len(strict) > 1:
         both = ", ".join(sorted(strict))
         add(
@@ -211,7 +280,7 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
             f"Share-alike clashes: {both} cannot both be kept.",
             f"동일 조건 변경 허락이 부딪힙니다: {both} 조건을 함께 지킬 수 없습니다.",
         )
-    if len(prefixes) > 1:
+    if not all(longest.startswith(p) for p in prefixes):
         both = ", ".join(sorted(prefixes))
         add("blocked", f"One name cannot begin with all of: {both}.", f"이름이 한꺼번에 시작할 수 없습니다: {both}")
     if verdict in ("blocked", "unknown"):
@@ -221,7 +290,9 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
         licence = "cc-by-4.0" if "cc-by-4.0" in labels else "apache-2.0"
         card = {"license": licence}
     else:
-        own = next((f for link in links if (f := link["family"]).get("link") and _label(f, link["who"]) in strict), {})
+        own = next(
+            (f for link in binding if (f := link["family"]).get("link") and _label(f, link["who"]) in strict), {}
+        )
         # Named custom terms are stricter than a bare NC licence and are named first.
         ordered = sorted(strict, key=lambda x: (not x.startswith("other"), x))
         licence = (
@@ -238,7 +309,8 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
         "conditions": list(dict.fromkeys(en)),
         "reasons_ko": list(dict.fromkeys(ko)),
         "must_state": list(dict.fromkeys(state)),
-        "prefix": next(iter(sorted(prefixes)), ""),
+        "texts": list(dict.fromkeys(t for x in binding for t in _texts(x["family"], x["who"]))),
+        "prefix": longest,
         "non_commercial": any(f.get("non_commercial") for f in fams),
     }
 
@@ -256,9 +328,9 @@ def chain(
     sources: list[dict[str, Any]] = []
     if teacher:
         sources += [{"what": "teacher", "who": n, "family": f} for n, f in origins(teacher, owner, card)]
-    sources += [{"what": "data", "who": d.strip(), "family": family(d.strip(), data=True)} for d in data if d.strip()]
+    sources += [{"what": "data", "who": d.strip(), "family": licence_family(d)} for d in data if d.strip()]
     if not sources:
-        sources = [{"what": "data", "who": "imported rows", "family": family("?", data=True)}]
+        sources = [{"what": "data", "who": "imported rows", "family": family("?")}]
     bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner, card)]
     base_names = [b["who"] for b in bases] if base else [""]
     model, dataset = _resolve(sources + bases, base_names[0]), _resolve(sources, base_names[0])
@@ -279,10 +351,6 @@ def chain(
     ]
     answer = _answer(model)
     return {**model, "answer": answer, "not_advice": NOT_ADVICE, "dataset": dataset, "model": model, "chain": rows}
-
-
-IMPORTED = {"", "import", "imported", "human"}
-"""What stands in the place of a teacher's name in rows that no model wrote."""
 
 
 def run_chain(run: Run, student: str, stated: tuple[str, ...] = (), card: Card | None = None) -> list[dict[str, Any]]:

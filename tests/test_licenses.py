@@ -1,11 +1,14 @@
 """The licence chain: which teacher, student and data may become which licence."""
 
 import json
+import re
 from functools import partial
 
 import pytest
 
 from lab import licenses
+from lab.records import Pair, append_rows, write_json
+from lab.run import new_run
 from tests.fakehub import FakeHub
 
 QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -45,6 +48,43 @@ QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
         ("", "mini:student", ("cc-by-4.0",), "conditional", "cc-by-4.0"),
         ("", "mini:student", (), "unknown", None),
         ("", "mini:student", ("aihub",), "blocked", None),
+        # A router's or a cloud's name before the model's changes no provider.
+        ("api:ft:gpt-4o-mini:me::1", QWEN, (), "blocked", None),
+        ("api:azure/gpt-4o", QWEN, (), "blocked", None),
+        ("api:us.anthropic.claude-3-5-sonnet", QWEN, (), "blocked", None),
+        ("api:models/gemini-2.5-pro", QWEN, (), "blocked", None),
+        ("api:EleutherAI/gpt-neo-1.3B", QWEN, (), "unknown", None),
+        ("api:mistral-large-latest", QWEN, (), "unknown", None),
+        ("api:deepseek-chat", QWEN, (), "ok", "apache-2.0"),
+        # Open weights under the names that servers give them.
+        ("api:llama3.1:8b", QWEN, (), "conditional", "llama3.1"),
+        ("api:meta.llama3-3-70b-instruct-v1:0", QWEN, (), "conditional", "llama3.3"),
+        ("api:llama3:8b", QWEN, (), "blocked", None),
+        ("api:gemma2:9b", QWEN, (), "conditional", "gemma"),
+        ("api:gemma4:e2b", QWEN, (), "ok", "apache-2.0"),
+        ("api:qwen/qwen3-max", QWEN, (), "unknown", None),
+        # Names that only look like a family's.
+        ("LGAI-EXAONE/K-EXAONE-236B-A23B", QWEN, (), "unknown", None),
+        ("google/medgemma-27b-it", QWEN, (), "unknown", None),
+        ("skt/A.X-4.0", QWEN, (), "unknown", None),
+        ("skt/A.X-4.0-Light", QWEN, (), "ok", "apache-2.0"),
+        (
+            "nvidia/Llama-3.1-Nemotron-Nano-8B-v1",
+            QWEN,
+            (),
+            "conditional",
+            "other: llama3.1-and-nvidia-open-model-license",
+        ),
+        # Terms of the weights bind what is made of them, not what is made of the outputs.
+        ("moonshotai/Kimi-K2-Instruct", QWEN, (), "ok", "apache-2.0"),
+        ("mini:teacher", "moonshotai/Kimi-K2-Instruct", (), "conditional", "other: modified-mit"),
+        # Licences as people write them, and rows that a model wrote before they were brought along.
+        ("", "mini:student", ("CC BY-NC 4.0",), "conditional", "cc-by-nc-4.0"),
+        ("", "mini:student", ("공공누리 제1유형",), "conditional", "cc-by-4.0"),
+        ("", "mini:student", ("GPL-3.0",), "conditional", "gpl-3.0"),
+        ("", "mini:student", ("llama3.1",), "conditional", "llama3.1"),
+        ("", "mini:student", ("qwen-research",), "conditional", "other: qwen-research"),
+        ("", "mini:student", ("openai",), "blocked", None),
     ],
 )
 def test_verdict(teacher, student, data, verdict, licence):
@@ -82,6 +122,74 @@ def test_a_folder_is_traced_through_its_adapter_configuration(tmp_path):
     assert licenses.chain("mini:teacher", str(tmp_path))["verdict"] == "unknown"
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# x\n")
     assert licenses.chain("mini:teacher", str(tmp_path))["licence"] == "cc-by-nc-4.0"
+
+
+def test_a_base_without_derivatives_is_blocked(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-nd-4.0\n---\n# x\n")
+    found = licenses.chain("mini:teacher", str(tmp_path))
+    assert (found["verdict"], found["licence"]) == ("blocked", None)
+
+
+def test_a_folder_that_names_a_licence_of_its_own_is_bound_by_it(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: qwen-research\n---\n# x\n")
+    assert licenses.chain("mini:teacher", str(tmp_path))["licence"] == "other: qwen-research"
+
+
+def test_folders_that_name_each_other_end_as_unknown(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(
+            json.dumps({"base_model_name_or_path": str(tmp_path / other)})
+        )
+    assert licenses.chain("mini:teacher", str(tmp_path / "a"))["verdict"] == "unknown"
+
+
+def test_the_longest_prefix_holds_and_clashing_ones_do_not():
+    found = licenses.chain("meta-llama/Meta-Llama-3-70B-Instruct", "meta-llama/Meta-Llama-3-8B")
+    assert found["prefix"] == "Llama 3"
+    assert licenses.chain("naver-hyperclovax/HyperCLOVAX-SEED-Think-14B", QWEN)["prefix"] == "HyperCLOVA X"
+    two = licenses.chain("meta-llama/Llama-3.1-8B", "upstage/Solar-Open-100B")
+    assert two["verdict"] == "blocked" and "One name cannot begin with all of" in " ".join(two["conditions"])
+
+
+def test_a_dataset_is_not_asked_for_a_models_name():
+    found = licenses.chain("meta-llama/Llama-3.1-8B-Instruct", QWEN)
+    assert "a model trained on this dataset has a name that begins with 'Llama'" in found["dataset"]["must_state"]
+    assert "the name begins with 'Llama'" in found["model"]["must_state"]
+
+
+def test_a_trained_arm_inherits_base_teacher_and_the_licence_of_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+
+    def arm(teacher, licence=""):
+        run = new_run("mini", "t")
+        append_rows(run.pairs_file, [Pair("a", "i", "o", "c", (), teacher).row()])
+        write_json(run.stage_folder("train", "distilled") / "config.json", {"student": QWEN})
+        write_json(run.stage_folder("publish") / "config.json", {"data_licence": licence})
+        return f"run:{run.id}/distilled"
+
+    assert licenses.chain("mini:teacher", arm("meta-llama/Llama-3.1-8B"))["licence"] == "llama3.1"
+    assert licenses.chain(arm("api:gpt-4o"), QWEN)["verdict"] == "blocked"
+    assert licenses.chain(arm(""), QWEN)["verdict"] == "unknown"
+    assert licenses.chain(arm("", "cc-by-nc-4.0"), QWEN)["licence"] == "cc-by-nc-4.0"
+
+
+def test_stated_licences_may_bring_their_links():
+    said = licenses.stated("house-rules https://example.org/terms, cc0-1.0,")
+    assert said == (("house-rules", "https://example.org/terms"), ("cc0-1.0", ""))
+
+
+def test_every_text_that_a_licence_asks_for_is_named():
+    found = licenses.chain("meta-llama/Llama-3.1-8B-Instruct", QWEN)
+    assert found["dataset"]["texts"] == ["llama3.1"] and found["model"]["texts"] == ["llama3.1", "apache-2.0"]
+
+
+def test_sources_name_what_a_reader_can_look_up():
+    """A row number of somebody's index is no source."""
+    for row in licenses.families():
+        assert not re.search(r"\bids?\b \d|\d{9,}|find_string|stored copy", row["source"] + row["conditions"]), row[
+            "family"
+        ]
 
 
 def test_every_family_has_a_source_and_both_languages():
