@@ -105,7 +105,7 @@ footer { display:none !important; }
 .dark .tab-container button.selected { color:var(--accent) !important; } .dark .step.is-running i { background:#56B4E9; border-color:#56B4E9; }
 .dark .block:has(.js-plotly-plot) { background:var(--paper) !important; } /* the charts' blue needs a dark ground */
 /* A card's tables break between words, not between letters; what is too wide is moved sideways. */
-.card table { display:block; overflow-x:auto; } .card :is(table, th, td) { border-color:var(--line) !important; } .card :is(th, td) { overflow-wrap:break-word; }
+.card table { display:block; overflow-x:auto; border:0 !important; padding:0 !important; } .card :is(th, td) { border-color:var(--line) !important; word-break:keep-all !important; overflow-wrap:break-word; }
 .dark .js-plotly-plot text { fill:var(--ink) !important; }
 .gradio-container dl dt { font-weight:600; margin-top:.7rem; } .gradio-container dl dd { margin:.1rem 0 0; color:var(--soft); overflow-wrap:anywhere; }
 /* Gradio lets these rules reach only what stands inside its .contain. */

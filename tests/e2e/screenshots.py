@@ -204,7 +204,7 @@ def take(page: Page, url: str, made: dict[str, str], out: Path, name: str, words
             tell(page)
             page.screenshot(path=out / f"{name}-{tab}-blind.png", full_page=True)
             page.locator("#vote-b").click()
-            expect(page.locator("#tally")).to_contain_text(words["tally"], timeout=PATIENCE)
+            expect(page.locator("#note-a .who")).to_be_visible(timeout=PATIENCE)  # the names are told
             page.screenshot(path=out / f"{name}-{tab}-voted.png", full_page=True)
 
 

@@ -16,6 +16,17 @@ ko = TEXTS["ko"]
 SLOW = 120_000
 """Milliseconds that a busy machine may take until two small models have told their stories."""
 PLACES = ("#chat-line", "#column-a", "#column-b", "#note-a", "#note-b", "#prompt", "#send", "#ready")
+LETTERS = """
+[...document.querySelectorAll(".card :is(th, td)")].filter(cell => {
+  const [first] = cell.textContent.trim().split(/\\s/), text = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT).nextNode();
+  if (!first || first.length > 12 || !text?.data.startsWith(first) || !cell.checkVisibility()) return false;
+  const word = document.createRange();
+  word.setStart(text, 0);
+  word.setEnd(text, first.length);
+  return word.getClientRects().length > 1;
+}).map(cell => cell.textContent)
+"""
+"""Cells whose first word, a short one, stands in more than one line."""
 WATCH = """
 places => {
   window.seen = [];
@@ -104,6 +115,11 @@ def test_on_a_phone_the_tabs_stand_in_the_first_look_and_nothing_is_wider_than_t
                 button.click()
                 page.wait_for_timeout(300)
                 assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+            if run is done:
+                page.locator("#tab-publish-button").click()
+                cell = page.locator(".card table td").nth(1)
+                expect(cell).to_be_visible()
+                assert page.evaluate(LETTERS) == [], "words of a card's tables are not broken into letters"
         page.locator("#tab-compare-button").click()
         start, empty = (page.locator(f"#tab-compare {part}") for part in ("#start-compare", ".empty:visible"))
         gap = empty.bounding_box()["y"] - start.bounding_box()["y"] - start.bounding_box()["height"]
