@@ -303,7 +303,8 @@ def repetition_scores(text: str) -> dict[str, float]:
         if len(key) >= 8:
             repeated += len(key) if key in seen else 0
             seen.add(key)
-    long = [parts for parts in plain if len("".join(parts)) >= 9]
+    # One sentence that comes again is a refrain or the share's business.
+    long = list(dict.fromkeys(tuple(parts) for parts in plain if len("".join(parts)) >= 9))
     alike = max(
         (sum(len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) < 2 for b in long) for a in long),
         default=0,
@@ -334,10 +335,13 @@ def _said_again(text: str, name: str) -> tuple[tuple[int, int], ...]:
     """
     told: list[set[str]] = []
     again: list[tuple[int, int]] = []
+    exact: list[list[str]] = []
     for sentence in SENTENCE.finditer(text):
-        words = {w[:2] for w in WORD.findall(sentence[0]) if len(w) > 1 and not (name and w.startswith(name))}
-        if len(words) < 3 or words in told:
+        whole = WORD.findall(sentence[0])
+        words = {w[:2] for w in whole if len(w) > 1 and not (name and w.startswith(name))}
+        if len(words) < 3 or whole in exact:
             continue
+        exact.append(whole)
         if any(len(words & other) >= ALMOST * len(words | other) for other in told):
             again.append((sentence.end() - len(sentence[0].lstrip()), sentence.end()))
         told.append(words)
@@ -455,6 +459,7 @@ def refusal(pair: Pair, config: FilterConfig) -> Finding | None:
     return found
 
 
+_PARAGRAPH = re.compile(r"(?:[^\n]|\n(?!\s*\n|-{3,}|[(\[]))+")
 _MARKDOWN = re.compile(r"\*\*|```|^#+ ", re.MULTILINE)
 
 
@@ -466,11 +471,25 @@ def meta(pair: Pair, config: FilterConfig) -> Finding | None:
         return found
     if aside := _about_the_task(text):
         return _shown("meta", aside[0])
+    if apart := _set_apart(text, _called(pair)):
+        return apart
     # Honorific questions to the reader come at the very end.
-    for last in sentences(text)[-2:]:
+    for last in sentences(text)[-3:]:
         if wording.ASKS_READER.search(last):
             at = text.rfind(last)
             return Finding("meta", at, at + len(last))
+    return None
+
+
+def _set_apart(text: str, name: str) -> Finding | None:
+    """A first or last paragraph where nothing happens, the main character is not named, and two kinds of talk meet."""
+    parts = [m for m in _PARAGRAPH.finditer(text) if WORD.search(m[0])]
+    for part in (parts[0], parts[-1]) if len(parts) > 1 else ():
+        kinds = {kind for kind, pattern in wording.TALK.items() if pattern.search(part[0])}
+        # Who asks the reader may say what was done: 이렇게 끝맺어 봤는데 괜찮은가요?
+        told = len(_PAST.findall(part[0])) > ("you" in kinds)
+        if len(kinds) >= TALK_KINDS - 1 and not told and not (name and name in part[0]):
+            return _shown("meta", part)
     return None
 
 

@@ -163,12 +163,38 @@ def test_refrains_and_cumulative_tales_are_no_loops(text: str) -> None:
         ("truncated", STORY + " 토토는 개미에게"),
         ("refusal", "토토 이야기는 안전 지침에 맞지 않아 들려드리기 어렵습니다. 다른 낱말을 주시면 써 보겠습니다." * 2),
         ("refusal", STORY + " 여기까지만 쓰겠습니다. 이어지는 내용은 제공해 드릴 수 없습니다."),
+        ("refusal", STORY + " 무서운 장면은 제가 더 이상 쓰지 못해요."),
         ("pii", STORY + " 집은 햇살시 푸른구 달맞이길 27-3이에요."),
         ("unsafe", STORY + " 토토는 젓가락을 콘센트에 쏙 넣어 보았어요."),
     ],
 )
 def test_other_ways_to_fail(reason: str, text: str) -> None:
     assert reason in reasons(text)
+
+
+def test_what_is_said_again_in_other_words_is_a_loop() -> None:
+    again = "토토는 꿈을 이루려고 노력했어요. 토토는 큰 꿈을 이루려고 또 노력했어요. 노력한 토토는 꿈을 이루려고 더 노력했어요. 토토는 열심히 노력해서 꿈을 이루려고 했어요. 토토는 꿈을 다시 이루려고 노력했어요. "
+    assert reasons("토끼 토토는 꽃밭에서 비를 맞으며 하늘을 보았어요. 구름이 높이 떠 있었지요. " + again) == {
+        "repetition"
+    }
+
+
+def test_a_chain_of_helpers_is_no_loop() -> None:
+    text = "토토가 무를 뽑아요. 영차! 무는 꿈쩍도 하지 않아요. "
+    for who, whom in (("할머니가", "토토를"), ("손자가", "할머니를"), ("강아지가", "손자를"), ("생쥐가", "강아지를")):
+        text += f"{who} 와서 {whom} 잡아당겨요. 영차! 무는 꿈쩍도 하지 않아요. "
+    assert reasons(text + "비가 내려 흙이 말랑해지자 쑥! 무가 뽑혔어요. 무에는 노란 꽃이 피어 있었답니다.") == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "꽃은 햇빛과 물이 있어야 잘 자라요. 비가 알맞게 내리면 뿌리가 물을 빨아들여요. 토토 같은 토끼는 풀과 잎을 먹고 살아요. 꽃은 봄과 여름에 가장 많이 볼 수 있어요. 비가 오지 않으면 잎이 시들어요.",
+        "토토 꽃집에 오시면 비 오는 날에도 꽃을 반값에 드려요. 꽃은 찬물에 꽂아 주세요. 물은 이틀마다 갈아 주세요. 두 송이를 사시는 분께 화분을 드립니다. 꽃값은 삼천 원이에요.",
+    ],
+)
+def test_facts_and_offers_are_no_story(text: str) -> None:
+    assert "not_a_story" in reasons(text)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +282,28 @@ def test_a_stuck_syllable_is_no_sound(extra: str, stuck: bool) -> None:
         ("repetition", " 둘은 감을 냠냠 먹었어요. 둘은 배를 냠냠 먹었어요. 둘은 밤을 냠냠 먹었어요. 둘은 무를 냠냠 먹었어요."),
         ("meta", "\n도우미: 이야기가 끝났어요."),
         ("meta", " 끝. 옛날에 곰이 살았어요."),
+        # Vowels that do not go together, two endings in one, what only a translation says.
+        ("ungrammatical", " 토토는 눈을 감었어요."),
+        ("ungrammatical", " 토토는 배를 먹았지만 배가 고팠어요."),
+        ("ungrammatical", " 둘은 집으로 갔어요다."),
+        ("ungrammatical", " 짐이 개미에 의해 옮겨졌어요."),
+        ("ungrammatical", " 토토는 친구에 인사했어요."),
+        ("ungrammatical", " 둘은 연못을 도착했어요."),
+        ("wrong_register", " 밤이 깊었어. 둘은 잠들었지."),
+        # Talk about the text in words of its own.
+        ("meta", " 쉬운 낱말만 골라 썼으니 편하게 읽어 주세요."),
+        ("meta", "\n\n※ 잠들기 전에 좋아요."),
+        ("meta", "\n\n제2화. 개미는 집으로 갔어요."),
+        ("meta", "\n\n이 이야기의 특징: 소리가 많음."),
+        ("meta", "\n\n본 결과물은 틀릴 수 있어요."),
+        ("prompt_echo", "\n요구 사항: 짧게 끝낼 것."),
+        # Harm, and prejudice as a law.
+        ("unsafe", " 토토는 개미의 다리를 모두 잘랐어요."),
+        ("unsafe", " 토토는 피를 흘리며 늘어졌어요."),
+        ("unsafe", " 토토는 알약을 몰래 먹었어요."),
+        ("unsafe", " 토토는 난간 위에 섰어요."),
+        ("bias", ' "저쪽 애들은 다 게으르대."'),
+        ("bias", ' "사내는 울면 안 돼."'),
     ],
 )  # fmt: skip
 def test_slips_of_small_models(reason: str, extra: str) -> None:
@@ -278,6 +326,15 @@ def test_slips_of_small_models(reason: str, extra: str) -> None:
         " 뾱뾱뾱 소리가 났어요.",
         ' 개미가 도착했다는 말을 듣고 토토는 뛰었어요. "어디로?" "바다요!"',
         " 드디어 끝! 토토는 만세를 불렀어요.",
+        " 전에도 갔었어요. 해님이 졌어요. 고맙습니다마는 괜찮아요.",
+        " 뿔라는 뿔이 길었어요. 뿔라가 웃었어요.",
+        " 토토는 이야기를 지어 개미에게 읽어 주었어요.",
+        " 다리에서 피를 흘리는 제비에게 붕대를 감아 주었어요.",
+        " 개구리가 다리에서 폴짝 뛰어내렸어요.",
+        " 가난한 나무꾼은 도둑을 만났어요.",
+        " 파도가 배를 세게 때렸어요.",
+        " 정말 고맙습니다아!",
+        "\n너의 친구 토토 올림",
     ],
 )
 def test_a_teller_s_liberties(extra: str) -> None:
