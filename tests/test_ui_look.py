@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lab.ui import theme
+from lab.ui import charts, theme
 
 TEXTS = (
     ("body-text-color", "body-background-fill"),
@@ -74,3 +74,8 @@ def test_signs_and_the_chosen_tab_stand_out(kind):
     assert [sign for sign in SIGNS[kind] if contrast(sign, own["paper"]) < 3] == []
     ground = colours(kind)("body-background-fill")
     assert contrast(own["accent"], ground) >= 4.5
+
+
+def test_the_numbers_on_the_funnels_bars_can_be_read():
+    (bars,) = charts.funnel(10, [{"reason": "too_long", "dropped": 4, "left": 6}], "ko").data
+    assert [pair for pair in zip(bars.textfont.color, bars.marker.color, strict=True) if contrast(*pair) < 4.5] == []

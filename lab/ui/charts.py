@@ -38,6 +38,7 @@ def funnel(total: int, steps: list[dict[str, Any]], language: str) -> Any:
         x=[total, *(s["left"] for s in steps), kept],
         text=[f"{total:,}", *(f"{s['left']:,} (−{s['dropped']:,})" for s in steps), f"{kept:,}"],
         textinfo="text",
+        textfont={"color": ["#ffffff", *["#211b19"] * (len(steps) + 1)]},
         marker={"color": [BLUE, *[ORANGE] * len(steps), GREEN]},
         hoverinfo="text",
         connector={"fillcolor": "rgba(128,110,95,.12)"},

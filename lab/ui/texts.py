@@ -652,7 +652,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "quality_chart": "Quality (95 % intervals)",
         "probes_chart": "Probes answered right, by type (dotted: chance)",
         "speed_chart": "Quality against speed (size of a dot: peak memory)",
-        "kept_chart": "Kept of the teacher (green band: target 90-95 %)",
+        "kept_chart": "What is kept of the teacher (green band: target 90-95 %)",
         "spared_chart": "Memory and speed against the teacher (green: target, ⅓ of the memory, 3 times the speed)",
         "radar_chart": "The shape of quality",
         "bits_chart": "Bits per byte (lower is better, 95 % intervals)",

@@ -61,11 +61,11 @@ CSS = """
 .facts div { flex:1 1 7rem; border:1px solid var(--line); border-radius:12px; padding:.5rem .8rem; background:var(--paper); }
 .facts b { display:block; font-size:1.35rem; color:var(--ink); font-variant-numeric:tabular-nums; } .facts small { color:var(--soft); }
 .stories { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr)); gap:.9rem; }
-.story { border:1px solid var(--line); border-radius:14px; padding:1rem 1.15rem; background:var(--paper); color:var(--ink); }
+.story { border:1px solid var(--line); border-radius:14px; padding:1rem 1.15rem; background:var(--paper); color:var(--ink); display:flex; flex-direction:column; }
 .story.dropped { border-left:4px solid #D55E00; } .story.kept { border-left:4px solid #009E73; }
 .story .ask { color:var(--soft); font-size:.86rem; line-height:1.5; border-bottom:1px dashed var(--line); padding-bottom:.5rem; margin-bottom:.6rem; white-space:pre-line; }
 .story .text { line-height:1.85; font-size:1rem; white-space:pre-wrap; }
-.story .foot { margin-top:.6rem; display:flex; flex-wrap:wrap; gap:.35rem; font-size:.8rem; color:var(--soft); }
+.story .foot { margin-top:auto; padding-top:.6rem; display:flex; flex-wrap:wrap; gap:.35rem; font-size:.8rem; color:var(--soft); }
 .chip { border-radius:99px; padding:.08rem .55rem; background:var(--wash); color:var(--ink); }
 .chip.bad { background:#fbe3d6; color:#7a2d00; } .chip.good { background:#d9f0e7; color:#00513b; }
 .story mark { color:inherit; border-radius:.25rem; padding:0 .12em; background:#ffe6a8; } .story mark.word { background:#cfe6f7; }
@@ -106,7 +106,7 @@ footer { display:none !important; }
 .dark .block:has(.js-plotly-plot) { background:var(--paper) !important; } /* the charts' blue needs a dark ground */
 /* A card's tables break between words, not between letters; what is too wide is moved sideways. */
 .card table { display:block; overflow-x:auto; border:0 !important; padding:0 !important; } .card :is(th, td) { border-color:var(--line) !important; word-break:keep-all !important; overflow-wrap:break-word; }
-.dark .js-plotly-plot text { fill:var(--ink) !important; }
+.dark .js-plotly-plot text:not(.funnellayer *) { fill:var(--ink) !important; } /* what stands on a bar has the bar's ink */
 .gradio-container dl dt { font-weight:600; margin-top:.7rem; } .gradio-container dl dd { margin:.1rem 0 0; color:var(--soft); overflow-wrap:anywhere; }
 /* Gradio lets these rules reach only what stands inside its .contain. */
 @media (max-width:640px) {
