@@ -49,6 +49,9 @@ NEW_WORDS = 0.42
 ALIKE = 5
 """Sentences of the narration, of 9 or more characters, that are the same but for one word (토토는 두 번째 사과를 땄어요).
 Calibrated: at most three in a good story."""
+ECHOED = 20
+"""Characters of a sentence of the narration that stands twice in a row, word by word; a teller repeats a call or a sound (한 걸음, 또
+한 걸음). Calibrated: seven characters at most in a good story."""
 CHANGED = 4
 """Different words in the same place between the same three words (소소는 * 가서 빛나고), numbers aside, outside quotes.
 Calibrated: three at most in a good story."""
@@ -391,10 +394,16 @@ def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     twice = (m for m in _TWICE.finditer(narration(text)) if morphemes(m[1])[-1].tag in ("JKO", "JKS"))
     if found := _several("repetition", twice, DOUBLED):
         return found
-    if repeats(repetition_scores(text)):
+    if repeats(repetition_scores(text)) or _echoed(narration(text)):
         return Finding("repetition", *_loop(text))
     again = _said_again(narration(text), _called(pair))
     return Finding("repetition", *again[0]) if again else None
+
+
+def _echoed(text: str) -> bool:
+    """Whether a long sentence of a narration stands twice in a row."""
+    said = ["".join(WORD.findall(s)) for s in sentences(text)]
+    return any(a == b and len(a) >= ECHOED for a, b in itertools.pairwise(said))
 
 
 def _loop(text: str) -> tuple[int, int]:

@@ -261,6 +261,18 @@ def test_a_stuck_syllable_is_no_sound(extra: str, stuck: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("extra", "stuck"),
+    [
+        (" 토토는 물수제비를 꼭 한번 던져 보고 싶었는데 말이에요." * 2, True),
+        (" 한 걸음, 또 한 걸음." * 2, False),
+        (' "우리 다 같이 저 언덕 너머까지 달려가 보자!"' * 2, False),
+    ],
+)
+def test_a_long_sentence_told_twice_in_a_row_is_a_stutter(extra: str, stuck: bool) -> None:
+    assert ("repetition" in reasons(STORY + extra)) is stuck
+
+
+@pytest.mark.parametrize(
     ("reason", "extra"),
     [
         # Endings that are missing, broken, doubled or none.
