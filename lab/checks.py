@@ -358,11 +358,15 @@ def _changed(text: str) -> dict[tuple[str, ...], dict[str, tuple[int, int]]]:
 
     The gap is inside, as what stands before and after a refrain always differs.
     """
+    said = WORD.findall(text)
+    # Most stories have no three words so often, and are done with after two counts.
+    often = Counter(zip(said, said[2:], said[3:], strict=False)) + Counter(zip(said, said[1:], said[3:], strict=False))
+    frames = {frame for frame, times in often.items() if times >= CHANGED and len(set(frame)) > 1}
     found: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
-    words = list(WORD.finditer(text))
+    words = list(WORD.finditer(text)) if frames else []
     for a, b, c, d in zip(words, words[1:], words[2:], words[3:], strict=False):
         for frame, gap in (((a[0], "", c[0], d[0]), b), ((a[0], b[0], "", d[0]), c)):
-            if not _NUMERAL.match(gap[0]) and len(set(frame)) > 2:
+            if tuple(filter(None, frame)) in frames and not _NUMERAL.match(gap[0]):
                 found.setdefault(frame, {}).setdefault(gap[0], (a.start(), d.end()))
     # In a cumulative tale the next one takes hold of the last (손자가 와서 할머니를 잡아당겨요): each stands elsewhere too.
     return {
