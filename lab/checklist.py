@@ -221,17 +221,12 @@ def _three_axes(run: Run, models: list[dict[str, Any]]) -> Item:
 def _licence_chain(run: Run, models: list[dict[str, Any]]) -> Item:
     """The same chain that publishing goes by, over every teacher named in the rows."""
     arm = next(iter(run.arms()[-1:]), "")
-    student = run.config("train", arm).student
-    stated = tuple(x.strip() for x in run.config("publish").data_licence.split(",") if x.strip())
-    names = licenses.run_teachers(run)
-    brought = any(n in ("", "import") for n in names)
-    teachers = [n for n in names if n not in ("", "import")] or [""]
-    chains = [licenses.chain(t, student, stated if brought else (), run.owner) for t in teachers]
-    worst = max(chains, key=lambda c: ("ok", "conditional", "unknown", "blocked").index(c["verdict"]))
-    licence = worst["licence"] or "-"
-    words = f"{worst['verdict']}: {licence}", f"{VERDICTS_KO[worst['verdict']]}: {licence}"
+    stated = tuple(name for name, _ in licenses.stated(run.config("publish").data_licence) if name)
+    found = licenses.run_chain(run, run.config("train", arm), stated)
+    licence = found["licence"] or "-"
+    words = f"{found['verdict']}: {licence}", f"{VERDICTS_KO[found['verdict']]}: {licence}"
     return Item(
-        "licence_chain", _state(worst["verdict"] == "ok"), words[0], "ok", "publish", words[1], VERDICTS_KO["ok"]
+        "licence_chain", _state(found["verdict"] == "ok"), words[0], "ok", "publish", words[1], VERDICTS_KO["ok"]
     )
 
 

@@ -336,8 +336,8 @@ class PublishConfig:
         "Licence of own data",
         "가져온 자료의 라이선스",
         more=True,
-        help_en="Licence ids of imported rows or of an unknown teacher, separated by commas: cc0-1.0, cc-by-4.0, own",
-        help_ko="가져온 자료나 알 수 없는 교사의 라이선스를 쉼표로 나누어 적습니다: cc0-1.0, cc-by-4.0, own",
+        help_en="Licence ids of imported rows, separated by commas: cc0-1.0, cc-by-4.0, own. For an unknown model its name and link: house-rules https://...",
+        help_ko="가져온 자료의 라이선스를 쉼표로 나누어 적습니다: cc0-1.0, cc-by-4.0, own. 알 수 없는 모델이면 이름과 링크: house-rules https://...",
     )
     dry_run: bool = knob(False, "Dry run", "올리지 않고 미리 보기", more=True)
 

@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from lab.config import TrainConfig
 from lab.domain import DATA
 from lab.problems import Problem
 from lab.records import read_json
@@ -28,6 +29,8 @@ NOT_ADVICE = {"en": "This is not legal advice.", "ko": "법률 자문이 아닙�
 PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0"}
 IMPORTED = {"", "import", "imported", "human"}
 """What stands in the place of a teacher's name in rows that no model wrote."""
+BROUGHT = "imported rows"
+"""How the chain calls rows that were brought along without a word about their licence."""
 _WORSE = ("ok", "conditional", "unknown", "blocked")
 
 
@@ -91,11 +94,24 @@ def _first(value: Any) -> str:
     return str(value[0] if isinstance(value, list) and value else value or "")
 
 
-@lru_cache(maxsize=256)
-def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict[str, Any] | None:
-    """The front matter of a model's card on the Hub at a revision, with ``commit``; None offline or when there is none.
+@lru_cache(maxsize=8)
+def _answers(endpoint: str | None) -> bool:
+    """Whether the Hub answers; asked once, as the client tries each file for half a minute without a network."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session, httpx
 
-    Read without a token, as the licence of a gated model is public too. ``LAB_OFFLINE=1`` asks only a given endpoint.
+    try:
+        get_session().head(endpoint or constants.ENDPOINT, timeout=CARD_SECONDS)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _hub_file(name: str, file: str, revision: str, endpoint: str | None) -> Path | None:
+    """A file of a model's repository on the Hub at a revision; None offline or when there is none.
+
+    Read without a token. ``LAB_OFFLINE=1`` asks only a given endpoint.
     """
     if os.environ.get("LAB_OFFLINE") == "1" and endpoint is None:
         return None
@@ -106,12 +122,34 @@ def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict
     pinned = revision if re.fullmatch(r"[0-9a-f]{7,40}", revision) else ""
     try:
         path = hf_hub_download(
-            name, "README.md", revision=pinned or None, endpoint=endpoint, token=False, etag_timeout=CARD_SECONDS
+            name,
+            file,
+            revision=pinned or None,
+            endpoint=endpoint,
+            token=False,
+            etag_timeout=CARD_SECONDS,
+            # Of a Hub that does not answer the copy on this machine will do.
+            local_files_only=not _answers(endpoint),
         )
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError):
         return None
+    return Path(path)
+
+
+def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict[str, Any] | None:
+    """The front matter of a model's card on the Hub at a revision, with ``commit``; None offline or when there is none.
+
+    Read without a token, as the licence of a gated model is public too.
+    """
+    path = _hub_file(name, "README.md", revision, endpoint)
     # .../snapshots/COMMIT/README.md
-    return front_matter(Path(path)) | {"commit": Path(path).parent.name}
+    return front_matter(path) | {"commit": path.parent.name} if path else None
+
+
+def hub_licence(name: str, revision: str = "", endpoint: str | None = None) -> str:
+    """The text of a model's own LICENSE file on the Hub at a revision; empty offline or when there is none."""
+    path = _hub_file(name, "LICENSE", revision, endpoint)
+    return path.read_text("utf-8", errors="replace") if path else ""
 
 
 def origins(
@@ -316,21 +354,26 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
 
 
 def chain(
-    teacher: str, student: str, data: tuple[str, ...] = (), owner: str | None = None, card: Card | None = None
+    teacher: str | tuple[str, ...],
+    student: str,
+    data: tuple[str, ...] = (),
+    owner: str | None = None,
+    card: Card | None = None,
 ) -> dict[str, Any]:
     """The licence chain of a student and the verdict: ``ok``, ``conditional``, ``blocked`` or ``unknown``.
 
-    ``teacher`` may be empty when all data is brought along (then ``data`` names its licences). ``dataset`` and
+    ``teacher`` may be several, whose terms all bind, or empty when all data is brought along (then ``data`` names its
+    licences). ``dataset`` and
     ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups; ``card``
     (``hub_card`` when online) also reads the models' own cards at their revisions.
     """
     base = "" if student.startswith(("mini:", "scratch")) else student.partition("@")[0]
-    sources: list[dict[str, Any]] = []
-    if teacher:
-        sources += [{"what": "teacher", "who": n, "family": f} for n, f in origins(teacher, owner, card)]
+    teachers = [t for t in ((teacher,) if isinstance(teacher, str) else teacher) if t]
+    found = {name: f for t in teachers for name, f in origins(t, owner, card)}
+    sources: list[dict[str, Any]] = [{"what": "teacher", "who": n, "family": f} for n, f in found.items()]
     sources += [{"what": "data", "who": d.strip(), "family": licence_family(d)} for d in data if d.strip()]
     if not sources:
-        sources = [{"what": "data", "who": "imported rows", "family": family("?")}]
+        sources = [{"what": "data", "who": BROUGHT, "family": family("?")}]
     bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner, card)]
     base_names = [b["who"] for b in bases] if base else [""]
     model, dataset = _resolve(sources + bases, base_names[0]), _resolve(sources, base_names[0])
@@ -344,6 +387,7 @@ def chain(
             "terms": x["family"]["conditions"],
             "terms_ko": x["family"]["conditions_ko"],
             "notice": x["family"].get("notice", ""),
+            "texts": _texts(x["family"], x["who"]),
             "source": x["family"]["source"],
             "seen": x["family"]["seen"],
         }
@@ -353,13 +397,15 @@ def chain(
     return {**model, "answer": answer, "not_advice": NOT_ADVICE, "dataset": dataset, "model": model, "chain": rows}
 
 
-def run_chain(run: Run, student: str, stated: tuple[str, ...] = (), card: Card | None = None) -> list[dict[str, Any]]:
-    """The chain of each teacher of a run, the worst verdict first; ``stated`` are the licences of rows brought along."""
+def run_chain(run: Run, trained: TrainConfig, stated: tuple[str, ...] = (), card: Card | None = None) -> dict[str, Any]:
+    """The chain of a run and one of its arms: every teacher in the rows, rows and stories that were brought along.
+
+    ``stated`` are the licences of what was brought; without them it is unknown, whoever else wrote rows.
+    """
     names = run_teachers(run)
-    imported = any(n in IMPORTED for n in names)
-    teachers = [n for n in names if n not in IMPORTED] or [""]
-    chains = [chain(t, student, stated if imported else (), run.owner, card) for t in teachers]
-    return sorted(chains, key=lambda c: -_WORSE.index(c["verdict"]))
+    teachers = [n for n in names if n not in IMPORTED] + ([trained.teacher] if trained.method == "soft" else [])
+    brought = any(n in IMPORTED for n in names) or (trained.data == "human" and bool(trained.human_file))
+    return chain(tuple(teachers), trained.student, (stated or (BROUGHT,)) if brought else (), run.owner, card)
 
 
 def explain(found: dict[str, Any], language: str = "en") -> str:

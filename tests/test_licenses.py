@@ -203,7 +203,7 @@ def card(tmp_path, monkeypatch):
     from huggingface_hub import HfApi, constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    licenses.hub_card.cache_clear()
+    licenses._hub_file.cache_clear()
     with FakeHub().start() as hub:
         hub.add_user("hf_x", "somebody").add_user("hf_q", "Qwen")
 
@@ -231,7 +231,7 @@ def test_a_card_makes_an_unknown_model_known_at_its_revision(card):
 def test_a_card_that_differs_from_the_table_binds_too(card):
     card.put(QWEN, "license: apache-2.0")
     assert licenses.chain("mini:teacher", QWEN, card=card)["verdict"] == "ok"
-    licenses.hub_card.cache_clear()
+    licenses._hub_file.cache_clear()
     card.put(QWEN, "license: cc-by-nc-4.0")
     found = licenses.chain("mini:teacher", QWEN, card=card)
     assert found["licence"] == "cc-by-nc-4.0" and found["verdict"] == "conditional"
@@ -249,3 +249,11 @@ def test_without_a_card_the_table_stands(card):
     assert card("somebody/nothing") is None
     assert licenses.chain("Qwen/Qwen2.5-1.5B-Instruct", QWEN, card=card)["verdict"] == "ok"
     assert licenses.hub_card("Qwen/Qwen2.5-1.5B-Instruct") is None, "LAB_OFFLINE asks nobody"
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_not_waited_for(monkeypatch):
+    def wait(seconds):
+        raise AssertionError(f"waited {seconds} s to try again")
+
+    monkeypatch.setattr("time.sleep", wait)
+    assert licenses.hub_card("Qwen/Qwen2.5-1.5B-Instruct", endpoint="http://127.0.0.1:1") is None

@@ -296,10 +296,54 @@ def test_an_unknown_teacher_needs_a_statement_and_stays_private(make_run):
     run = make_run(teacher="somebody/unheard-of")
     with pytest.raises(Problem, match="data_licence"):
         publish.prepare(run, PublishConfig())
+    with pytest.raises(Problem, match="NAME https"):
+        publish.prepare(run, PublishConfig(data_licence="my-licence"))
+    said = "my-licence https://example.org/terms"
     with pytest.raises(Problem, match="private"):
-        publish.prepare(run, PublishConfig(data_licence="my-licence", private=False))
-    assert publish.prepare(run, PublishConfig(data_licence="my-licence"))["verdict"] == "unknown"
-    assert front(run.publish_folder("dataset"))["license_name"] == "my-licence"
+        publish.prepare(run, PublishConfig(data_licence=said, private=False))
+    ready = publish.prepare(run, PublishConfig(data_licence=said))
+    assert ready["verdict"] == "unknown" and "my-licence" in ready["licence"]
+    card = front(run.publish_folder("dataset"))
+    assert card["license_name"] == "my-licence" and card["license_link"] == "https://example.org/terms"
+
+
+def test_a_repository_that_is_public_gets_nothing_under_an_unknown_licence(make_run, hub):
+    run = make_run()
+    go(run, hub, dataset_repo="alice/tales")
+    publish.make_public(run, Progress(run, "publish", []), TOKEN, hub.url)
+    append_rows(run.pairs_file, [Pair("new", "지시", "글", "호랑이", (), "somebody/unheard-of").row()])
+    with pytest.raises(Problem, match="is public, but its licence is unknown now"):
+        go(run, hub, dataset_repo="alice/tales", data_licence="x https://example.org/x")
+
+
+def test_rows_brought_along_without_a_word_are_unknown_whoever_wrote_the_others(make_run):
+    run = make_run()
+    append_rows(run.pairs_file, [Pair("own", "지시", "글", "호랑이", (), "import").row()])
+    with pytest.raises(Problem, match="imported rows: the licence is unknown"):
+        publish.prepare(run, PublishConfig())
+    publish.prepare(run, PublishConfig(data_licence="cc-by-nc-4.0"))
+    assert front(run.publish_folder("model"))["license"] == "cc-by-nc-4.0"
+
+
+def test_own_stories_of_an_arm_and_a_second_teacher_bind_too(make_run):
+    run = make_run()
+    place = run.stage_folder("train", "distilled") / "config.json"
+    write_json(place, read_json(place) | {"data": "human", "human_file": "stories.jsonl"})
+    with pytest.raises(Problem, match="imported rows"):
+        publish.prepare(run, PublishConfig())
+    write_json(place, read_json(place) | {"data": "distilled", "method": "soft", "teacher": "api:gpt-4o"})
+    with pytest.raises(Problem, match="compete with OpenAI"):
+        publish.prepare(run, PublishConfig())
+
+
+def test_every_teacher_in_the_rows_is_named_and_the_strictest_wins(make_run):
+    run = make_run()
+    append_rows(run.pairs_file, [Pair("new", "지시", "글", "호랑이", (), "google/gemma-2-2b-it").row()])
+    publish.prepare(run, PublishConfig())
+    folder = run.publish_folder("dataset")
+    assert front(folder)["license"] == "gemma" and "Gemma Terms of Use" in (folder / "LICENSE").read_text("utf-8")
+    notice = (folder / "NOTICE").read_text("utf-8")
+    assert "mini:teacher" in notice and "google/gemma-2-2b-it" in notice and "ai.google.dev/gemma/terms" in notice
 
 
 def test_a_llama_teacher_asks_for_the_name(make_run):
@@ -309,6 +353,81 @@ def test_a_llama_teacher_asks_for_the_name(make_run):
     publish.prepare(run, PublishConfig(model_repo="alice/Llama-tales"))
     assert front(run.publish_folder("model"))["license"] == "llama3.1"
     assert "Built with Llama" in (run.publish_folder("model") / "README.md").read_text("utf-8")
+    assert publish.prepare(run, PublishConfig(), "alice")["model"].startswith("alice/Llama-"), (
+        "the default name keeps it"
+    )
+
+
+def test_a_prefix_of_two_words_is_asked_for_whole(make_run):
+    run = make_run("meta-llama/Meta-Llama-3-70B-Instruct", "meta-llama/Meta-Llama-3-8B")
+    with pytest.raises(Problem, match="'Llama 3'"):
+        publish.prepare(run, PublishConfig(model_repo="alice/Llama-tales"))
+    publish.prepare(run, PublishConfig(model_repo="alice/Llama-3-tales"))
+
+
+def test_the_text_of_every_licence_goes_along(make_run):
+    run = make_run("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct")
+    assert publish.prepare(run, PublishConfig(), "alice")["missing"] == []
+    data, model = run.publish_folder("dataset"), run.publish_folder("model")
+    for folder in (data, model):
+        assert "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT" in (folder / "LICENSE").read_text("utf-8")
+    assert "Apache License" in (model / "LICENSES" / "apache-2.0.txt").read_text("utf-8")
+    assert not (data / "LICENSES").exists()
+    card = (data / "README.md").read_text("utf-8")
+    assert "| student |" not in card, "the base of a student says nothing about the rows"
+
+
+def test_a_text_that_we_do_not_have_is_fetched_from_the_model_else_named_as_missing(make_run, monkeypatch):
+    from lab import licenses
+
+    run = make_run("Qwen/Qwen2.5-3B-Instruct@0123abc")
+    assert publish.prepare(run, PublishConfig())["missing"] == ["qwen-research"]
+    assert "Qwen2.5-3B LICENSE" in (run.publish_folder("dataset") / "LICENSE").read_text("utf-8")
+    asked = []
+    monkeypatch.setattr(licenses, "hub_licence", lambda *where: asked.append(where) or "The full text.")
+    assert publish.prepare(run, PublishConfig())["missing"] == []
+    assert set(asked) == {("Qwen/Qwen2.5-3B-Instruct", "0123abc")}
+    assert (run.publish_folder("model") / "LICENSE").read_text("utf-8") == "The full text."
+
+
+def test_the_cards_read_in_both_languages_and_parse_with_the_stock_classes(make_run):
+    from huggingface_hub import DatasetCard, ModelCard
+
+    run = make_run(title="호랑이 <b>| 이야기")
+    publish.prepare(run, PublishConfig(), "alice", "c0ffee")
+    texts = {k: (run.publish_folder(k) / "README.md").read_text("utf-8") for k in ("dataset", "model")}
+    for text in texts.values():
+        assert text.endswith("```\n") and "# 호랑이 &lt;b>\\| 이야기\n" in text
+        assert "앞뒤가 맞지 않거나" in text and "may be incoherent" in text
+        for before, line in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+            assert not line.startswith("## ") or before == "", f"a heading sticks to the text above it: {line}"
+    assert "참고 동화 0편" in texts["model"] and "| 규칙" in texts["model"] and "| Rule pass rate" in texts["model"]
+    assert "human_file" not in texts["model"].split("## 비교")[0], "options that say nothing are left out"
+    assert DatasetCard(texts["dataset"]).data.license == "apache-2.0"
+    card = ModelCard(texts["model"]).data
+    result = {r.metric_type: r for r in card.eval_results}["perplexity"]
+    assert (result.metric_value, result.dataset_revision) == (5.0, "c0ffee")
+    assert "/tree/c0ffee" in texts["model"], "the data at its commit"
+
+
+def test_an_adapter_is_pinned_to_the_base_that_it_was_trained_on(make_run):
+    run = make_run(student="Qwen/Qwen2.5-0.5B-Instruct")
+    done, commit = run.stage_folder("train", "distilled") / "done.json", "0123456789" * 4
+    write_json(done, read_json(done) | {"student_revision": commit})
+    publish.prepare(run, PublishConfig(), "alice")
+    folder = run.publish_folder("model")
+    assert read_json(folder / "adapter_config.json")["revision"] == commit
+    assert f"at `{commit}`" in (folder / "README.md").read_text("utf-8")
+
+
+def test_without_a_faulty_answer_the_one_judged_worst_is_shown_as_such(make_run):
+    run = make_run()
+    row = {"who": "arm", "name": "distilled", "sample": 0, "instruction": "지시", "reasons": []}
+    run.answers_file.unlink()
+    append_rows(run.answers_file, [row | {"text": f"글 {n}", "judge": n} for n in (4.0, 1.5, 5.0, 4.5)])
+    publish.prepare(run, PublishConfig(), "alice")
+    text = (run.publish_folder("model") / "README.md").read_text("utf-8")
+    assert "judged worst: 지시\n\n> 글 1.5" in text
 
 
 def test_own_characters_are_scanned_too(make_run):
@@ -320,7 +439,23 @@ def test_own_characters_are_scanned_too(make_run):
         publish.prepare(run, PublishConfig())
 
 
-@pytest.mark.parametrize("secret", ["me@example.com", "010-1234-5678", "hf_abcdefghijklmnopqrstuv"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "me@example.com",
+        "010-1234-5678",
+        "02-123-4567",
+        "+82 10-1234-5678",
+        "900101-1234567",
+        "900101-5234567",
+        "1234-5678-9012-3456",
+        "hf_abcdefghijklmnopqrstuv",
+        "github_pat_" + "a1" * 20,
+        "AIza" + "Ab1-" * 8 + "xyz",
+        "xoxb-1234567890-abc",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abcdefghij",
+    ],
+)
 def test_personal_data_and_secrets_stay_here(make_run, secret):
     with pytest.raises(Problem, match="id0"):
         publish.prepare(make_run(story=f"옛날에 {secret} 호랑이"), PublishConfig())
@@ -353,6 +488,36 @@ def test_publish_is_whole_linked_private_and_repeatable(make_run, hub):
     assert run.state("publish") == "done"
     for path in run.folder.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+NOISY = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG)
+from lab.config import PublishConfig
+from lab.progress import Progress
+from lab.run import find_run
+from lab.stages import publish
+
+run = find_run(sys.argv[1])
+publish.run(run, PublishConfig(), Progress(run, "publish", []), token=sys.stdin.read(), endpoint=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("fault", ["", "commit"])
+def test_no_token_in_the_loudest_log_nor_in_a_traceback_nor_anywhere_on_disk(make_run, hub, tmp_path, fault):
+    run = make_run()
+    if fault:
+        hub.fail("POST", r"/commit/", status=403, times=-1)
+    home = tmp_path / "home"
+    env = os.environ | {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "HF_HOME": str(home / "hf"), "HOME": str(home)}
+    env |= {"HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", NOISY, run.id, hub.url]
+    done = subprocess.run(command, env=env, input=TOKEN, capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(fault), done.stderr[-2000:]
+    assert len(done.stderr) > 1000, "the log is loud"
+    assert TOKEN not in done.stdout + done.stderr
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize(
@@ -552,6 +717,10 @@ def test_upload_from_the_tab_is_private_first_and_leaves_no_token(make_run, hub,
     run = make_run()
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     with pytest.raises(Exception, match="Make the cards first"):
+        list(tab.upload(run.id, "en", TOKEN, ""))
+    publish.run(run, PublishConfig(dry_run=True), Progress(run, "publish", []))
+    append_rows(run.verdicts_file, [Verdict("id4", True).row()])
+    with pytest.raises(Exception, match="Make the cards again"):
         list(tab.upload(run.id, "en", TOKEN, ""))
     publish.run(run, PublishConfig(dry_run=True), Progress(run, "publish", []))
     assert tab.namespaces(TOKEN)["choices"] == ["alice"]

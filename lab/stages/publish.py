@@ -21,7 +21,7 @@ from urllib.parse import urlparse
 
 from lab import licenses
 from lab import report as rendering
-from lab.config import PublishConfig, as_json
+from lab.config import PublishConfig, TrainConfig, as_json
 from lab.domain import DATA
 from lab.problems import Problem, Stopped
 from lab.progress import Progress
@@ -32,11 +32,17 @@ from lab.run import Run
 ATTEMPTS = 6
 TIMEOUT = 60.0  # seconds for one request; the client's own default is to wait for ever
 SECRETS = {
-    "token": re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b"),
+    "token": re.compile(
+        r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
+        r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{5,})(?![\w-])"
+    ),
     "private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "e-mail": re.compile(r"[\w.+-]+@[\w-]+\.[a-zA-Z]{2,}"),
-    "phone number": re.compile(r"(?<!\d)01[016789][- .]?\d{3,4}[- .]?\d{4}(?!\d)"),
-    "resident number": re.compile(r"(?<!\d)\d{6}-[1-4]\d{6}(?!\d)"),
+    "phone number": re.compile(
+        r"(?<!\d)(01[016789][- .]?\d{3,4}[- .]?\d{4}|0(2|[3-6]\d|70)[-.) ]\d{3,4}[-. ]\d{4}|\+82[- ]?\d{1,2}[- ]\d{3,4}[- ]\d{4})(?!\d)"
+    ),
+    "resident number": re.compile(r"(?<!\d)\d{6}\s?-\s?[1-8]\d{6}(?!\d)"),
+    "card number": re.compile(r"(?<!\d)(\d{4}[- ]){3}\d{4}(?!\d)"),
 }
 
 
@@ -73,47 +79,51 @@ def found_secrets(text: str) -> list[str]:
     return [kind for kind, pattern in SECRETS.items() if pattern.search(text)]
 
 
-def _licence(run_: Run, config: PublishConfig, student: str) -> dict[str, Any]:
-    """The chain over every teacher of the run; Problem when it is blocked or unknown without a statement."""
-    stated = tuple(x.strip() for x in config.data_licence.split(",") if x.strip())
-    chains = licenses.run_chain(run_, student, stated, licenses.hub_card)
-    worst = chains[0]
-    write_json(run_.folder / "publish" / "licence.json", worst)
-    if worst["verdict"] == "blocked":
+def _licence(run_: Run, config: PublishConfig, trained: TrainConfig) -> dict[str, Any]:
+    """The chain of the run and the arm; Problem when it is blocked or unknown without a statement."""
+    stated = licenses.stated(config.data_licence)
+    found = licenses.run_chain(run_, trained, tuple(name for name, _ in stated if name), licenses.hub_card)
+    write_json(run_.folder / "publish" / "licence.json", found)
+    if found["verdict"] == "blocked":
         raise Problem(
-            f"This cannot be published: {' '.join(worst['conditions'])} Train with another teacher or data. {licenses.NOT_ADVICE['en']}",
-            f"공개할 수 없습니다. {' '.join(worst['reasons_ko'])} 다른 교사나 자료로 학습해 주세요. {licenses.NOT_ADVICE['ko']}",
+            f"This cannot be published: {' '.join(found['conditions'])} Train with another teacher or data. {licenses.NOT_ADVICE['en']}",
+            f"공개할 수 없습니다. {' '.join(found['reasons_ko'])} 다른 교사나 자료로 학습해 주세요. {licenses.NOT_ADVICE['ko']}",
         )
-    if len({c["licence"] for c in chains}) > 1 and worst["verdict"] != "unknown":
-        raise Problem(
-            "The pairs come from teachers with different licences. Publish them in separate runs.",
-            "쌍을 쓴 교사들의 라이선스가 서로 다릅니다. 실험을 나누어 공개해 주세요.",
-        )
-    if worst["verdict"] == "unknown":
-        if not stated or not config.private:
+    if found["verdict"] == "unknown":
+        linked = [(name, link) for name, link in stated if name and link]
+        if not linked or not config.private:
             raise Problem(
-                f"{' '.join(worst['conditions'])} Put the licence into data_licence (--data-licence) and keep the repositories private.",
-                f"{' '.join(worst['reasons_ko'])} data_licence(--data-licence) 옵션에 라이선스를 적고 비공개로 올려 주세요.",
+                f"{' '.join(found['conditions'])} Put its name and link into data_licence (--data-licence 'NAME https://...') and keep the repositories private.",
+                f"{' '.join(found['reasons_ko'])} data_licence(--data-licence '이름 https://...') 옵션에 이름과 링크를 적고 비공개로 올려 주세요.",
             )
-        name = re.sub(r"[^a-z0-9.-]+", "-", stated[0].lower()).strip("-") or "stated-by-the-owner"
-        card = {"license": "other", "license_name": name, "license_link": "LICENSE"}
+        name = re.sub(r"[^a-z0-9.-]+", "-", linked[0][0].lower()).strip("-") or "stated-by-the-owner"
+        card = {"license": "other", "license_name": name, "license_link": linked[0][1]}
+        said = ", ".join(f"{name}, {link}" for name, link in linked)
         for part in ("dataset", "model"):
-            if worst[part]["verdict"] == "unknown":
-                worst[part] |= {"licence": f"other: {', '.join(stated)} (stated by the owner)", "card": card}
-    return worst
+            if found[part]["verdict"] == "unknown":
+                found[part] |= {"licence": f"other: {said} (stated by the owner)", "card": card}
+    return found
 
 
-def _legal(folder: Path, found: dict[str, Any], part: str) -> None:
-    """LICENSE and NOTICE of one repository."""
-    licence, rows = found[part]["licence"], found["chain"]
-    text = DATA / "licences" / f"{licence}.txt"
+def _chain_of(found: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    """The rows of the chain that bind a part: a student's base says nothing about the dataset."""
+    return [r for r in found["chain"] if part == "model" or r["what"] != "student"]
+
+
+def _legal(folder: Path, found: dict[str, Any], part: str) -> list[str]:
+    """LICENSE, copies of every further licence in LICENSES, and NOTICE of one repository; the licences without a text.
+
+    A text stands in data/licences or, where we have none, in the model's own repository on the Hub.
+    """
+    licence, rows = found[part]["licence"], _chain_of(found, part)
+    main = licence.removeprefix("other: ")
+    names = list(dict.fromkeys([main, *found[part]["texts"]]))
+    texts = {name: text for name in names if (text := _licence_text(name, rows))}
     sources = [f"- {r['who']}: {r['licence']} ({r['source']})" for r in rows]
-    body = (
-        text.read_text("utf-8")
-        if text.exists()
-        else f"Licence: {licence}\n\nThe full terms are those of:\n" + "\n".join(sources) + "\n"
-    )
-    write_text(folder / "LICENSE", body)
+    summary = f"Licence: {licence}\n\nThe full terms are those of:\n" + "\n".join(sources) + "\n"
+    write_text(folder / "LICENSE", texts.get(main, summary))
+    for name in texts.keys() - {main}:
+        write_text(folder / "LICENSES" / f"{name}.txt", texts[name])
     about = "This dataset was generated by" if part == "dataset" else "This model was trained on text generated by"
     teachers = ", ".join(r["who"] for r in rows if r["what"] == "teacher") or "imported data"
     lines = [f"{about} {teachers}."]
@@ -123,6 +133,27 @@ def _legal(folder: Path, found: dict[str, Any], part: str) -> None:
             lines.append("Qwen2.5: Copyright Alibaba Cloud.")
     lines += found[part]["must_state"]
     write_text(folder / "NOTICE", "\n".join(lines) + "\n")
+    return [name for name in found[part]["texts"] if name not in texts]
+
+
+def _licence_text(name: str, rows: list[dict[str, Any]]) -> str:
+    """The text of a licence: ours, else the LICENSE file of the model in the chain that is under it; empty when there is none."""
+    path = DATA / "licences" / f"{name}.txt"
+    if path.exists():
+        return path.read_text("utf-8")
+    models = [r["who"].partition(" ")[0] for r in rows if name in r["texts"]]
+    return next((text for spec in models if (text := licenses.hub_licence(*spec.partition("@")[::2]))), "")
+
+
+def _part(found: dict[str, Any], part: str) -> dict[str, Any]:
+    """What the chain found for a part, its lines safe in a list of a card."""
+    lines = ("must_state", "conditions", "reasons_ko")
+    return found[part] | {name: [_cell(x) for x in found[part][name]] for name in lines}
+
+
+def _rows_of(found: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    """The rows of the chain, each field safe in a cell of a card."""
+    return [{k: _cell(v) for k, v in r.items()} for r in _chain_of(found, part)]
 
 
 def _render(name: str, **values: Any) -> str:
@@ -131,8 +162,9 @@ def _render(name: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
-        loader=FileSystemLoader(DATA / "cards"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(DATA / "cards"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
     values["front"] = yaml.safe_dump(values["front"], allow_unicode=True, sort_keys=False)
     return env.get_template(name).render(**values)
 
@@ -166,30 +198,36 @@ PICTURES = ("quality", "quality_speed")
 """Charts of the comparison on the model card."""
 
 
-def _agreement(run_: Run) -> str:
-    """How far filter and judge agree with the people who reviewed, as a sentence."""
+def _agreement(run_: Run) -> dict[str, str]:
+    """How far filter and judge agree with the people who reviewed, as a sentence in both languages."""
     from lab.review import review_summary
 
     if not any(True for _ in read_rows(run_.reviews_file)):
-        return "not reviewed by people"
+        return {"en": "not reviewed by people", "ko": "사람이 검토하지 않음"}
     found = review_summary(run_)
-    parts = [
-        f"{name}'s kappa {k['kappa']:.2f} [{k['low']:.2f}, {k['high']:.2f}] on {k['rows']} pairs"
-        for name in ("filter", "judge")
-        if (k := found[name])["kappa"] is not None
-    ]
-    return f"{found['reviewed']} pairs reviewed by people; {', '.join(parts) or 'agreement not defined on so few'}"
+    count = found["reviewed"]
+    measured = [(name, k) for name in ("filter", "judge") if (k := found[name])["kappa"] is not None]
+    spans = {name: f"{k['kappa']:.2f} [{k['low']:.2f}, {k['high']:.2f}]" for name, k in measured}
+    en = ", ".join(f"{name}'s kappa {spans[name]} on {k['rows']} pairs" for name, k in measured)
+    words = {"filter": "거르기", "judge": "심사"}
+    ko = ", ".join(f"{words[name]}의 카파 {spans[name]}, {k['rows']}쌍" for name, k in measured)
+    return {
+        "en": f"{count} pairs reviewed by people; {en or 'agreement not defined on so few'}",
+        "ko": f"사람이 {count}쌍을 검토함. {ko or '수가 적어 일치도를 잴 수 없음'}",
+    }
 
 
-def _leak_line(report: dict[str, Any]) -> str:
-    """What the leak check of the comparison found, as a sentence."""
+def _leak_line(report: dict[str, Any]) -> dict[str, str]:
+    """What the leak check of the comparison found, as a sentence in both languages."""
     counts = report.get("leak_counts")
     if not counts or not report.get("models"):
-        return "not checked"
-    return (
-        f"{counts.get('reference', 0)} reference stories and {counts.get('probes', 0)} probes share 30 characters with a training row; "
-        f"{counts.get('test', 0)} test stories do, {report.get('test_pairs_left_out', 0)} of them were left out of the perplexity"
-    )
+        return {"en": "not checked", "ko": "확인하지 않음"}
+    reference, probes, test = (counts.get(k, 0) for k in ("reference", "probes", "test"))
+    out = report.get("test_pairs_left_out", 0)
+    return {
+        "en": f"{reference} reference stories and {probes} probes share 30 characters with a training row; {test} test stories do, {out} of them were left out of the perplexity",
+        "ko": f"참고 동화 {reference}편과 문항 {probes}개가 학습 자료와 30자를 함께 씁니다. 시험 이야기 가운데서는 {test}편이 그렇고 {out}편은 혼란도에서 뺐습니다",
+    }
 
 
 def _citation(title: str, repo: str, kind: str) -> str:
@@ -201,7 +239,7 @@ def _citation(title: str, repo: str, kind: str) -> str:
     return f"@misc{{{key},\n  title = {{{clean}}},\n  author = {{{repo.partition('/')[0]}}},\n  year = {{{year}}},\n  url = {{https://huggingface.co/{place}{repo}}}\n}}"
 
 
-def _index(title: str, arm: str, models: list[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
+def _index(title: str, arm: str, models: list[dict[str, Any]], dataset: dict[str, str]) -> list[dict[str, Any]]:
     """model-index of the arm: its numeric measures on this project's own prompts."""
     mine = next((m for m in models if (m["who"], m["name"]) == ("arm", arm)), {})
     metrics = [
@@ -210,7 +248,7 @@ def _index(title: str, arm: str, models: list[dict[str, Any]], dataset: str) -> 
         if (value := number(mine, name)) is not None
     ]
     task = {"type": "text-generation", "name": "Korean fairytales"}
-    result = {"task": task, "dataset": {"type": dataset, "name": "held-out prompts of the run"}, "metrics": metrics}
+    result = {"task": task, "dataset": {**dataset, "name": "held-out prompts of the run"}, "metrics": metrics}
     return [{"name": title, "results": [result]}] if metrics else []
 
 
@@ -225,16 +263,25 @@ def _grid(pairs: list[Pair]) -> dict[str, int]:
 
 def _size(rows: int) -> str:
     """The Hub's size category."""
-    return next((name for top, name in ((1_000, "n<1K"), (10_000, "1K<n<10K")) if rows < top), "10K<n<100K")
+    steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+    return next((name for top, name in steps if rows < top), "100K<n<1M")
 
 
-def _repos(run_: Run, config: PublishConfig, namespace: str) -> tuple[str, str]:
-    """Names of both repositories; the title gives the default."""
-    stem = slug(run_.meta().get("title", ""), run_.id)
-    return (
-        check_repo(config.dataset_repo or f"{namespace}/{stem}-data"),
-        check_repo(config.model_repo or f"{namespace}/{stem}"),
-    )
+def _repos(run_: Run, config: PublishConfig, namespace: str, prefix: str) -> tuple[str, str]:
+    """Names of both repositories; the title gives the default, the licence what the model's begins with.
+
+    Raises Problem for a name that the Hub or the licence refuses.
+    """
+    stem, start = slug(run_.meta().get("title", ""), run_.id), prefix.replace(" ", "-")
+    model = check_repo(config.model_repo or f"{namespace}/{start}{'-' if start else ''}{stem}")
+    given = re.sub(r"[-._]", "", model.partition("/")[2])
+    if not given.startswith(prefix.replace(" ", "")):
+        hint = f"{start}-{model.partition('/')[2]}"
+        raise Problem(
+            f"The licence asks for a model name that begins with {prefix!r}, not {model!r}. Rename the model repository, for example {hint!r}.",
+            f"라이선스에 따라 모델 이름의 첫머리는 {prefix!r} 이어야 합니다. 지금 이름: {model!r}. 모델 저장소 이름을 바꿔 주세요. 예: {hint!r}",
+        )
+    return check_repo(config.dataset_repo or f"{namespace}/{stem}-data"), model
 
 
 def _arm(run_: Run, config: PublishConfig) -> str:
@@ -256,28 +303,23 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
     """
     arm = _arm(run_, config)
     trained = run_.config("train", arm)
-    found = _licence(run_, config, trained.student)
-    dataset_repo, model_repo = _repos(run_, config, namespace)
-    if found["prefix"] and not model_repo.partition("/")[2].startswith(found["prefix"].replace(" ", "-")):
-        prefix = found["prefix"].replace(" ", "-")
-        raise Problem(
-            f"The licence asks for a model name that begins with {prefix!r}. Rename the model repository.",
-            f"라이선스에 따라 모델 이름은 {prefix!r}(으)로 시작해야 합니다. 모델 저장소 이름을 바꿔 주세요.",
-        )
+    found = _licence(run_, config, trained)
+    dataset_repo, model_repo = _repos(run_, config, namespace, found["model"]["prefix"])
     stages = {
         "generate": _shareable(as_json(run_.config("generate"))),
         "filter": _shareable(as_json(run_.config("filter"))),
         "train": _shareable(as_json(trained)),
     }
-    common = {"chain": found["chain"], "not_advice": licenses.NOT_ADVICE, "teachers": licenses.run_teachers(run_)}
+    common: dict[str, Any] = {"not_advice": licenses.NOT_ADVICE}
+    common["teachers"] = [_cell(t) or "imported" for t in licenses.run_teachers(run_)]
     report = read_json(run_.report_file, {})
     common |= {"leaks": _leak_line(report)}
     common |= {
-        "title": run_.meta().get("title") or run_.id,
+        "title": _cell(run_.meta().get("title") or run_.id),
         "config_json": json.dumps(stages, ensure_ascii=False, indent=1),
     }
-    _prepare_dataset(run_, config, found, dataset_repo, common, stages)
-    _prepare_model(run_, arm, found, model_repo, dataset_repo, dataset_commit, common)
+    missing = _prepare_dataset(run_, config, found, dataset_repo, common, stages)
+    missing += _prepare_model(run_, arm, found, model_repo, dataset_repo, dataset_commit, common)
     # A teacher's name in the rows carries its revision: FOLDER@HASH.
     names = {x.partition("@")[0] for x in (trained.student, *common["teachers"])} - licenses.IMPORTED
     places = sorted((x for x in names if Path(x).exists()), key=len, reverse=True)
@@ -294,7 +336,8 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
                     raise _leak([f"{kind}/{path.name} ({', '.join(kinds)})"])
     return {
         "verdict": found["verdict"],
-        "licence": found["licence"],
+        "licence": found["model"]["licence"],
+        "missing": sorted(set(missing)),
         "dataset": dataset_repo,
         "model": model_repo,
         "arm": arm,
@@ -333,8 +376,8 @@ def _said(pair: Pair) -> str:
 
 def _prepare_dataset(
     run_: Run, config: PublishConfig, found: dict[str, Any], repo: str, common: dict[str, Any], stages: dict[str, Any]
-) -> None:
-    """Parquet files, card, LICENSE and NOTICE of the dataset."""
+) -> list[str]:
+    """Parquet files, card, LICENSE and NOTICE of the dataset; the licences without a text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -394,19 +437,20 @@ def _prepare_dataset(
         "configs": configs,
     }
     meanings = {
-        "id": "hash of what made the row", "instruction": "what the teacher was asked", "output": "the story", "character": "main character",
-        "keywords": "words the story must hold", "teacher": "model that wrote it", "judge": "judge's score 1-5 or null",
+        "id": "행을 만든 것의 해시 / hash of what made the row", "instruction": "교사가 받은 지시문 / what the teacher was asked",
+        "output": "이야기 / the story", "character": "주인공 / main character", "keywords": "꼭 들어갈 낱말 / words the story must hold",
+        "teacher": "쓴 모델 / model that wrote it", "judge": "심사 점수 1-5, 없으면 null / judge's score 1-5 or null",
     }  # fmt: skip
     sample = row(kept[0])
     card = _render(
-        "dataset.md.jinja", front=front, repo=repo, part=found["dataset"], licence_text=found["dataset"]["licence"], total=len(pairs),
+        "dataset.md.jinja", front=front, repo=repo, part=_part(found, "dataset"), chain=_rows_of(found, "dataset"), licence_text=found["dataset"]["licence"], total=len(pairs),
         kept=len(kept), train=len(splits["train"]), test=len(splits["test"]), rejected=len(rejected), reasons=list(reasons.items()),
         prompts=[_cell(p.instruction) for p in kept[:3]], grid=_grid(pairs),
         fields=[(n, m, _cell(sample[n])[:200]) for n, m in meanings.items()], agreement=_agreement(run_),
         citation=_citation(common["title"], repo, "dataset"), duplicates=counts["near_duplicate"], generate=stages["generate"], filter=stages["filter"], **common,
     )  # fmt: skip
     write_text(folder / "README.md", card)
-    _legal(folder, found, "dataset")
+    return _legal(folder, found, "dataset")
 
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json")
@@ -436,15 +480,18 @@ def _prepare_model(
     dataset_repo: str,
     dataset_commit: str,
     common: dict[str, Any],
-) -> None:
-    """Adapter (base on the Hub) or whole model, tokenizer, card, LICENSE and NOTICE.
+) -> list[str]:
+    """Adapter (base on the Hub) or whole model, tokenizer, card, LICENSE and NOTICE; the licences without a text.
 
     An adapter whose base has no Hub id cannot be loaded by anybody else, so it is merged into its base.
     """
     folder, trained = _fresh(run_.publish_folder("model")), run_.config("train", arm)
     place = run_.stage_folder("train", arm)
     student, adapter = trained.student, (place / "adapter").is_dir()
+    done = run_.done("train", arm) or {}
     hub_id, _, revision = student.partition("@")
+    commit = done.get("student_revision") or revision
+    revision = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
     on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id)) and not Path(student).exists()
     merged = adapter and not on_hub
     source = place / ("adapter" if adapter else "model")
@@ -464,7 +511,7 @@ def _prepare_model(
             f"Arm {arm!r} has no weights in {source.name}/. Train it again.",
             f"갈래 {arm!r} 에 가중치가 없습니다. 다시 학습해 주세요.",
         )
-    report, done = read_json(run_.report_file, {}), run_.done("train", arm) or {}
+    report = read_json(run_.report_file, {})
     models = report.get("models") or []
     front = {"language": ["ko"], **found["model"]["card"]}
     front["library_name"] = "peft" if adapter and on_hub else "transformers"
@@ -472,24 +519,32 @@ def _prepare_model(
     if on_hub and trained.method != "scratch":
         front |= {"base_model": hub_id, "base_model_relation": "adapter" if adapter else "finetune"}
     front["tags"] = ["distillation", "synthetic", "korean", "fairytale", *(["lora"] if adapter else [])]
-    index = _index(common["title"], arm, models, dataset_repo)
+    index = _index(
+        common["title"], arm, models, {"type": dataset_repo} | ({"revision": dataset_commit} if dataset_commit else {})
+    )
     pictures = [n for n in PICTURES if models and (run_.report_file.parent / "charts" / f"{n}.png").exists()]
     for name in pictures:
         (folder / "charts").mkdir(exist_ok=True)
         shutil.copyfile(run_.report_file.parent / "charts" / f"{name}.png", folder / "charts" / f"{name}.png")
     front |= {"model-index": index} if index else {}
-    measured = [(k, _number(done[k])) for k in ("steps", "train_loss", "eval_loss", "seconds", "device") if k in done]
+    names = ("steps", "train_loss", "eval_loss", "trainable", "tokens", "seconds", "device", "precision")
+    measured = [(k, _number(done[k])) for k in names if done.get(k) is not None]
+    beside = () if adapter else ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+    options = {k: v for k, v in _shareable(as_json(trained)).items() if v != "" and k not in beside}
+    has_line = arm in (report.get("retention") or {})
+    languages = ("en", "ko")
     prompt = next((p.instruction for p in run_.pairs()), "")
     card = _render(
-        "model.md.jinja", front=front, repo=repo, part=found["model"], licence_text=found["model"]["licence"], adapter=adapter and on_hub,
-        merged=merged, student=student, dataset_repo=dataset_repo, dataset_commit=dataset_commit,
-        training=[(k, _cell(v)) for k, v in _shareable(as_json(trained)).items()] + measured, table=rendering.markdown_table(models, SHOWN), prompts=report.get("prompts"),
-        pictures=pictures, verdict=report.get("verdict") if models else None, kept=rendering.kept_line(report, arm, "en") if arm in (report.get("retention") or {}) else "",
+        "model.md.jinja", front=front, repo=repo, part=_part(found, "model"), chain=_rows_of(found, "model"), licence_text=found["model"]["licence"], adapter=adapter and on_hub,
+        merged=merged, base=f"[{hub_id}](https://huggingface.co/{hub_id}){f' at `{revision}`' if revision else ''}" if on_hub else _cell(student), dataset_repo=dataset_repo, dataset_commit=dataset_commit,
+        training=[(k, _cell(v)) for k, v in options.items()] + measured, prompts=report.get("prompts"),
+        tables={x: rendering.markdown_table(models, SHOWN, x) for x in languages} if models else {},
+        pictures=pictures, verdict=report.get("verdict") if models else None, kept={x: rendering.kept_line(report, arm, x) if has_line else "" for x in languages},
         citation=_citation(common["title"], repo, "model"),
         samples=_samples(run_, arm), example_prompt=json.dumps(prompt, ensure_ascii=False), **common,
     )  # fmt: skip
     write_text(folder / "README.md", card)
-    _legal(folder, found, "model")
+    return _legal(folder, found, "model")
 
 
 def _merge(adapter: Path, student: str, folder: Path) -> None:
@@ -511,14 +566,20 @@ def _merge(adapter: Path, student: str, folder: Path) -> None:
 
 
 def _samples(run_: Run, arm: str) -> list[dict[str, str]]:
-    """Two answers of the arm and, when a rule found fault with one, a bad one, said so."""
+    """Two answers of the arm and a bad one, said so: one that a rule found fault with, else the one judged worst."""
     rows = [
         r
         for r in read_rows(run_.answers_file)
         if (r["who"], r["name"]) == ("arm", arm) and r["text"] and not r.get("sample") and not found_secrets(r["text"])
     ]
-    chosen = [(r, "good") for r in rows if not r["reasons"]][:2]
-    chosen += [(r, f"bad ({', '.join(r['reasons'])})") for r in rows if r["reasons"]][:1]
+    clean = [r for r in rows if not r["reasons"]]
+    bad = [(r, f"나쁜 예 / bad ({', '.join(r['reasons'])})") for r in rows if r["reasons"]][:1]
+    if not bad and len(clean) > 2:
+        judged = [r for r in clean if r.get("judge") is not None]
+        worst = min(judged or clean[2:], key=lambda r: r.get("judge") or 0)
+        clean.remove(worst)
+        bad = [(worst, "가장 낮은 점수 / judged worst" if judged else "고르지 않은 예 / not picked")]
+    chosen = [(r, "좋은 예 / good") for r in clean[:2]] + bad
     return [{"label": b, "prompt": _cell(r["instruction"]), "text": _cell(r["text"])} for r, b in chosen]
 
 
@@ -630,8 +691,11 @@ def _same(path: Path, entry: Any) -> bool:
     return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> dict[str, Any]:
-    """One repository: made private, one commit, read back by hash. Repeating it changes nothing."""
+def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress, unsure: bool) -> dict[str, Any]:
+    """One repository: made private, one commit, read back by hash. Repeating it changes nothing.
+
+    ``unsure`` of the licence: a repository that is public already gets nothing new.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files, note = _files(run_.publish_folder(kind)), run_.folder / "publish" / "commits.json"
@@ -654,6 +718,11 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress) -> di
         raise Problem(
             f"{repo} exists and is public. Make it private on the Hub or choose another name.",
             f"{repo} 저장소가 이미 공개 상태로 있습니다. 허브에서 비공개로 바꾸거나 다른 이름을 골라 주세요.",
+        )
+    if not info.private and unsure:
+        raise Problem(
+            f"{repo} is public, but its licence is unknown now. Make it private on the Hub, then publish again.",
+            f"{repo} 저장소가 공개 상태인데 이제 라이선스를 알 수 없습니다. 허브에서 비공개로 바꾼 뒤 다시 공개를 실행해 주세요.",
         )
     there = remote()
     commit = landed()
@@ -731,7 +800,7 @@ def account(token: str, endpoint: str | None = None) -> list[str]:
         found = client(endpoint or os.environ.get("HF_ENDPOINT") or None, token).whoami()
     except (HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
         raise _explain(error, "sign in") from None
-    return [found["name"], *(o["name"] for o in found.get("orgs", ()))]
+    return [found["name"], *(o["name"] for o in found.get("orgs", ()) if o.get("roleInOrg") != "read")]
 
 
 def run(
@@ -767,15 +836,17 @@ def run(
         name = namespace or patiently("sign in", progress, api.whoami)["name"]
         ready = prepare(run_, config, name)
         progress.step(1)
-        if not (DATA / "licences" / f"{ready['licence']}.txt").exists():
+        unsure = ready["verdict"] == "unknown"
+        if ready["missing"]:
+            names = ", ".join(ready["missing"])
             progress.note(
-                f"LICENSE only names the terms of {ready['licence']}. Put their full text there before making it public.",
-                f"LICENSE 파일에 약관 이름만 있습니다({ready['licence']}). 공개하기 전에 전문을 넣어 주세요.",
+                f"LICENSE only names the terms of {names}. Put their full text there before making it public.",
+                f"LICENSE 파일에 약관 이름만 있습니다({names}). 공개하기 전에 전문을 넣어 주세요.",
             )
-        dataset = _upload(run_, "dataset", ready["dataset"], api, progress)
+        dataset = _upload(run_, "dataset", ready["dataset"], api, progress, unsure)
         progress.step(2)
         prepare(run_, config, name, dataset["commit"])
-        model = _upload(run_, "model", ready["model"], api, progress)
+        model = _upload(run_, "model", ready["model"], api, progress, unsure)
         progress.step(3)
         facts = {"dataset": dataset, "model": model, "verdict": ready["verdict"], "private": config.private}
         if not config.private:

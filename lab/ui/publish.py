@@ -165,6 +165,11 @@ def upload(run_id: str | None, language: str, token: str, namespace: str | None)
     def job(run: Run, progress: Any) -> None:
         if not (run.publish_folder("model") / "README.md").exists():
             raise Problem("Make the cards first and read them.", "먼저 카드를 만들어 읽어 주세요.")
+        if run.state("publish") == "stale":
+            raise Problem(
+                "The rows or the report changed after these cards were made. Make the cards again and read them.",
+                "카드를 만든 뒤에 자료나 비교 결과가 바뀌었습니다. 카드를 다시 만들어 읽어 주세요.",
+            )
         config = replace(run.config("publish"), dry_run=False)
         publish.run(run, config, progress, token=token, namespace=namespace or "")
 
@@ -223,8 +228,8 @@ def chain_of(run: Run) -> dict[str, Any] | None:
     if not run.pairs_file.exists():
         return None
     arm = next(iter(run.arms()[-1:]), "")
-    stated = tuple(x.strip() for x in run.config("publish").data_licence.split(",") if x.strip())
-    return licenses.run_chain(run, run.config("train", arm).student, stated)[0]
+    stated = tuple(name for name, _ in licenses.stated(run.config("publish").data_licence) if name)
+    return licenses.run_chain(run, run.config("train", arm), stated)
 
 
 def drawing(run: Run | None, language: str) -> list[Any]:
