@@ -134,7 +134,7 @@ def front(folder):
 def test_prepare_writes_exactly_what_would_leave(make_run):
     run = make_run()
     ready = publish.prepare(run, PublishConfig(), "alice")
-    assert ready["verdict"] == "ok" and ready["model"] == f"alice/fairytales-{run.id}"
+    assert ready["verdict"] == "ok" and ready["model"] == "alice/horangi-iyagi"
     data, model = run.publish_folder("dataset"), run.publish_folder("model")
     assert {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()} == {
         "README.md", "LICENSE", "NOTICE", "data/train.parquet", "data/test.parquet", "rejected/train.parquet",
@@ -152,7 +152,7 @@ def test_prepare_writes_exactly_what_would_leave(make_run):
     assert "![quality](charts/quality.png)" in text and (model / "charts/quality.png").exists()
     assert "옛날에" in text and "교사의 글" not in text and "둘째 답" not in text
     assert "0 reference stories and 0 probes" in text and "3 test stories do, 2 of them" in text
-    assert f"url = {{https://huggingface.co/alice/fairytales-{run.id}}}" in text
+    assert "url = {https://huggingface.co/alice/horangi-iyagi}" in text
     assert f"https://huggingface.co/datasets/{ready['dataset']}" in (data / "README.md").read_text("utf-8")
     assert "bad (too_short)" in text and "merged into the base" in text
     for path in (data / "README.md", model / "README.md", model / "NOTICE", model / "config.json"):
@@ -166,10 +166,7 @@ def test_the_loading_snippet_works(make_run):
     folder = run.publish_folder("model")
     text = (folder / "README.md").read_text("utf-8")
     code = (
-        text.split("```python\n")[1]
-        .split("```")[0]
-        .replace(f"alice/fairytales-{run.id}", str(folder))
-        .replace("=300", "=4")
+        text.split("```python\n")[1].split("```")[0].replace("alice/horangi-iyagi", str(folder)).replace("=300", "=4")
     )
     exec(code, {})
 
@@ -467,9 +464,12 @@ def test_names_the_hub_refuses_are_explained(name):
         publish.check_repo(name)
 
 
-def test_hangul_titles_give_the_run_id():
-    assert publish.slug("호랑이 Tiger 2", "r1") == "tiger-2"
-    assert publish.slug("호랑이", "r1") == "fairytales-r1"
+def test_hangul_titles_give_a_name_that_can_be_read():
+    assert publish.slug("호랑이와 곶감 2", "r1") == "horangiwa-gotgam-2"
+    assert publish.slug("햇님 달님: 어느 별의 꿈", "r1") == "haetnim-dalnim-eoneu-byeolui-kkum"
+    assert publish.slug("昔話 2", "r1") == "fairytales-r1", "nothing to read remains"
+    with pytest.raises(Problem, match="horangi"):
+        publish.check_repo("alice/호랑이")
 
 
 def test_publish_is_whole_linked_private_and_repeatable(make_run, hub):
@@ -569,7 +569,7 @@ def test_a_hub_that_goes_away_while_files_are_read_back_loses_nothing(make_run, 
         go(run, hub)
     assert "Publish again" in caught.value.en and "올리기는 끝났습니다" in caught.value.ko
     assert TOKEN not in caught.value.en + caught.value.ko and run.done("publish") is None
-    name = f"alice/fairytales-{run.id}-data"
+    name = "alice/horangi-iyagi-data"
     before = len(hub.repo("dataset", name).commits)
     assert set(hub.files("dataset", name)) >= set(publish._files(run.publish_folder("dataset")))
     hub.faults.clear()
@@ -667,7 +667,7 @@ def test_the_xet_transport(make_run, tmp_path):
         done = subprocess.run(command, env=env, input=TOKEN, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         assert not [r for r in hub.requests if "/_lfs/" in r[1]], "the bytes went through Xet"
-        name = f"alice/fairytales-{run.id}"
+        name = "alice/horangi-iyagi"
         assert (
             hub.files("model", name)["model.safetensors"]
             == (run.publish_folder("model") / "model.safetensors").read_bytes()

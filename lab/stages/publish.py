@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +51,25 @@ PLACES = ("teacher", "student", "judge", "human_file")
 """Options that may name a file or a folder of this machine."""
 
 
+INITIALS = ["g", "kk", "n", "d", "tt", "r", "m", "b", "pp", "s", "ss", "", "j", "jj", "ch", "k", "t", "p", "h"]
+MEDIALS = ["a", "ae", "ya", "yae", "eo", "e", "yeo", "ye", "o", "wa", "wae", "oe", "yo", "u", "wo", "we", "wi", "yu", "eu", "ui", "i"]  # fmt: skip
+FINALS = ["", *"kkknnntlkmlllplmpptt", "ng", *"ttktpt"]
+"""The letters of a Hangul syllable in Latin ones (Revised Romanization, syllable by syllable)."""
+
+
+def romanised(text: str) -> str:
+    """Hangul in Latin letters, so that a Korean title gives a name that says what it is."""
+
+    def syllable(found: re.Match[str]) -> str:
+        code = ord(found[0]) - ord("가")
+        return INITIALS[code // 588] + MEDIALS[code % 588 // 28] + FINALS[code % 28]
+
+    return re.sub("[가-힣]", syllable, unicodedata.normalize("NFC", text))
+
+
 def slug(title: str, otherwise: str) -> str:
     """A repository name from a title: ASCII letters, digits, dashes; ``otherwise`` when nothing remains."""
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", romanised(title).lower()).strip("-")[:60].strip("-")
     return name if re.search(r"[a-z]", name) else f"fairytales-{otherwise}"
 
 
@@ -176,7 +193,9 @@ def _cell(value: Any) -> str:
 
 def _number(value: Any) -> str:
     """A measured value of the training as text."""
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, (int, float)) else _cell(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else _cell(value)
 
 
 SHOWN = (
