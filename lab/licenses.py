@@ -179,8 +179,8 @@ def origins(
             parts += [] if brought else ["?"]
         else:
             brought = []
-        found = [o for name in dict.fromkeys([*parts, base or "?"]) for o in origins(name, run_owner, card, seen)]
-        return found + brought
+        taught = [(o, f | {"taught": True}) for name in parts for o, f in origins(name, run_owner, card, seen)]
+        return origins(base or "?", run_owner, card, seen) + taught + brought
     if spec.startswith("api:"):
         return [(spec, _served(spec[4:]))]
     name = spec.partition("@")[0]
@@ -262,7 +262,10 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
         ko.append(reason_ko)
 
     for link in links:
-        part, name, f = link["what"], link["who"], link["family"]
+        name, f = link["who"], link["family"]
+        part = (
+            "teacher" if f.get("taught") else link["what"]
+        )  # an arm's teacher binds as one, whoever learns from the arm
         where = f"{name}: {f['conditions']} [{f['family']}; source: {f['source']}]"
         where_ko = f"{name}: {f['conditions_ko']} [{f['family']}; 출처: {f['source']}]"
         if f["kind"] == "unknown":
@@ -375,7 +378,7 @@ def chain(
     if not sources:
         sources = [{"what": "data", "who": BROUGHT, "family": family("?")}]
     bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner, card)]
-    base_names = [b["who"] for b in bases] if base else [""]
+    base_names = [b["who"] for b in bases] if base else [""]  # an arm's own base comes first
     model, dataset = _resolve(sources + bases, base_names[0]), _resolve(sources, base_names[0])
     rows = [
         {

@@ -170,6 +170,7 @@ def test_a_trained_arm_inherits_base_teacher_and_the_licence_of_its_rows(tmp_pat
 
     assert licenses.chain("mini:teacher", arm("meta-llama/Llama-3.1-8B"))["licence"] == "llama3.1"
     assert licenses.chain(arm("api:gpt-4o"), QWEN)["verdict"] == "blocked"
+    assert licenses.chain("mini:teacher", arm("meta-llama/Meta-Llama-3-8B-Instruct"))["verdict"] == "blocked"
     assert licenses.chain(arm(""), QWEN)["verdict"] == "unknown"
     assert licenses.chain(arm("", "cc-by-nc-4.0"), QWEN)["licence"] == "cc-by-nc-4.0"
 
