@@ -138,3 +138,13 @@ def test_the_exercise_trains_three_arms_on_the_best_pairs_and_compares_them(
     assert [a["pairs"] for a in found["arms"]] == [round(36 * share) for share in (0.3, 0.5, 0.8)]
     assert {m["name"] for m in found["report"]["models"]} >= {"top-30", "top-50", "top-80"}
     assert [run.config("train", a).keep_top for a in run.arms()] == [0.3, 0.5, 0.8]
+
+
+def test_a_reader_that_has_read_enough_brings_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([sys.executable, "-m", "lab", "list"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
