@@ -183,7 +183,7 @@ def asked(
 def answered(run, table, columns):
     """(columns, notes, table, ballot) after all have spoken."""
     *_, shown = tab.answer(run.id, "en", table, *columns)
-    said, notes = shown[: tab.SEATS], shown[tab.SEATS : 2 * tab.SEATS]
+    said, notes = [c.get("value") for c in shown[: tab.SEATS]], shown[tab.SEATS : 2 * tab.SEATS]
     table, ballot = shown[2 * tab.SEATS : 2 * tab.SEATS + 2]
     return [*said[: len(table.names)], *[[]] * (tab.SEATS - len(table.names))], notes, table, ballot
 

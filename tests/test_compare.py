@@ -736,7 +736,7 @@ def test_where_an_answer_goes_on_like_the_teachers_is_marked(run_: Run) -> None:
     shown = tab.answers(run_, "en")[0]
     assert shown.count('<mark class="same">') == 2, "not in the teacher's own"
     assert '<mark class="same">토끼가  숲에서 곰을 만났어요.</mark>' in shown
-    assert "the same as there 100%" in shown and f"the same as there {17 / 24:.0%}" in shown
+    assert "same as there (dotted) 100%" in shown and f"same as there (dotted) {17 / 24:.0%}" in shown
 
 
 def test_what_is_kept_stands_axis_by_axis_with_its_target(compared: Run) -> None:

@@ -347,6 +347,8 @@ def answer(run_id: str | None, language: str, table: Table, *columns: list[dict[
             found = faults(requests, s.text, s.finish, rules) if s.finish else None
             below.append(said_by(s, language, found, hidden=table.hidden))
         ended = all(s.finish for s in said)
+        if ended:  # a look that set out before the request may have drawn the heads of an empty table meanwhile
+            grown = [gr.update(value=g, label=head(table, i, language)) for i, g in enumerate(grown)]
         yield [*grown, *blank, *below, *blank, table, *(ballots(table) if ended else closed)]
 
 
