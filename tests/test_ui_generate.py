@@ -42,7 +42,7 @@ def test_the_estimate_stands_beside_the_five_stories() -> None:
     assert drawer["open"] is True and teacher == ""
     for said in ("95 min", "1,200,000", "$25,000", "3,000 / 5,000", "1,157-4,411", "set the price", "too short"):
         assert said in ahead
-    assert "7 pairs of another setting" in ahead and "<b>x</b>" not in ahead
+    assert "holds 7 pairs made with other settings" in ahead and "<b>x</b>" not in ahead
     assert '<mark class="word">당근</mark>' in ahead
     assert "95분" in generate.look(run, "ko")[1]
 
