@@ -46,9 +46,7 @@ def build() -> bilingual.Bilingual:
         gr.on([demo.load, page.language.change], None, page.language, None, js=bilingual.speak())
         page.language.input(None, page.language, None, js=bilingual.REMEMBER)
         page.language.change(lambda language: translated(page, language), page.language, targets, **QUIET)
-        demo.load(header.opened, None, [page.language, page.run, page.greeting, page.whose], **QUIET).then(
-            *again, **QUIET
-        )
+        demo.load(header.opened, None, [page.language, *page.taken, page.whose], **QUIET).then(*again, **QUIET)
         api.build()
     return demo
 

@@ -221,8 +221,7 @@ def _three_axes(run: Run, models: list[dict[str, Any]]) -> Item:
 def _licence_chain(run: Run, models: list[dict[str, Any]]) -> Item:
     """The same chain that publishing goes by, over every teacher named in the rows."""
     arm = next(iter(run.arms()[-1:]), "")
-    stated = tuple(name for name, _ in licenses.stated(run.config("publish").data_licence) if name)
-    found = licenses.run_chain(run, run.config("train", arm), stated)
+    found = licenses.run_chain(run, run.config("train", arm), run.config("publish").data_licence)
     licence = found["licence"] or "-"
     words = f"{found['verdict']}: {licence}", f"{VERDICTS_KO[found['verdict']]}: {licence}"
     return Item(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -95,8 +96,8 @@ def _first(value: Any) -> str:
 
 
 @lru_cache(maxsize=8)
-def _answers(endpoint: str | None) -> bool:
-    """Whether the Hub answers; asked once, as the client tries each file for half a minute without a network."""
+def _answers(endpoint: str | None, minute: int) -> bool:
+    """Whether the Hub answers; asked once a ``minute``, as the client tries each file for half a minute without a network."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session, httpx
 
@@ -107,11 +108,16 @@ def _answers(endpoint: str | None) -> bool:
     return True
 
 
+def _minute() -> int:
+    """How long an answer of the Hub is remembered: a network that comes back is noticed in the next minute."""
+    return int(time.monotonic() // 60)
+
+
 @lru_cache(maxsize=256)
-def _hub_file(name: str, file: str, revision: str, endpoint: str | None) -> Path | None:
+def _hub_file(name: str, file: str, revision: str, endpoint: str | None, minute: int) -> Path | None:
     """A file of a model's repository on the Hub at a revision; None offline or when there is none.
 
-    Read without a token. ``LAB_OFFLINE=1`` asks only a given endpoint.
+    Read without a token, once a ``minute``. ``LAB_OFFLINE=1`` asks only a given endpoint.
     """
     if os.environ.get("LAB_OFFLINE") == "1" and endpoint is None:
         return None
@@ -129,7 +135,7 @@ def _hub_file(name: str, file: str, revision: str, endpoint: str | None) -> Path
             token=False,
             etag_timeout=CARD_SECONDS,
             # Of a Hub that does not answer the copy on this machine will do.
-            local_files_only=not _answers(endpoint),
+            local_files_only=not _answers(endpoint, minute),
         )
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError):
         return None
@@ -141,14 +147,14 @@ def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict
 
     Read without a token, as the licence of a gated model is public too.
     """
-    path = _hub_file(name, "README.md", revision, endpoint)
+    path = _hub_file(name, "README.md", revision, endpoint, _minute())
     # .../snapshots/COMMIT/README.md
     return front_matter(path) | {"commit": path.parent.name} if path else None
 
 
 def hub_licence(name: str, revision: str = "", endpoint: str | None = None) -> str:
     """The text of a model's own LICENSE file on the Hub at a revision; empty offline or when there is none."""
-    path = _hub_file(name, "LICENSE", revision, endpoint)
+    path = _hub_file(name, "LICENSE", revision, endpoint, _minute())
     return path.read_text("utf-8", errors="replace") if path else ""
 
 
@@ -400,15 +406,16 @@ def chain(
     return {**model, "answer": answer, "not_advice": NOT_ADVICE, "dataset": dataset, "model": model, "chain": rows}
 
 
-def run_chain(run: Run, trained: TrainConfig, stated: tuple[str, ...] = (), card: Card | None = None) -> dict[str, Any]:
+def run_chain(run: Run, trained: TrainConfig, data_licence: str, card: Card | None = None) -> dict[str, Any]:
     """The chain of a run and one of its arms: every teacher in the rows, rows and stories that were brought along.
 
-    ``stated`` are the licences of what was brought; without them it is unknown, whoever else wrote rows.
+    ``data_licence`` states the licences of what was brought; without a name there it is unknown, whoever else wrote rows.
     """
     names = run_teachers(run)
     teachers = [n for n in names if n not in IMPORTED] + ([trained.teacher] if trained.method == "soft" else [])
     brought = any(n in IMPORTED for n in names) or (trained.data == "human" and bool(trained.human_file))
-    return chain(tuple(teachers), trained.student, (stated or (BROUGHT,)) if brought else (), run.owner, card)
+    data = (tuple(name for name, _ in stated(data_licence) if name) or (BROUGHT,)) if brought else ()
+    return chain(tuple(teachers), trained.student, data, run.owner, card)
 
 
 def explain(found: dict[str, Any], language: str = "en") -> str:

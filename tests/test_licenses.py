@@ -258,3 +258,12 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_not_waited_for(monkeypatch
 
     monkeypatch.setattr("time.sleep", wait)
     assert licenses.hub_card("Qwen/Qwen2.5-1.5B-Instruct", endpoint="http://127.0.0.1:1") is None
+
+
+def test_a_card_is_read_once_the_hub_answers_again(card, monkeypatch):
+    card.put("somebody/tales", "license: apache-2.0")
+    with monkeypatch.context() as away:
+        away.setattr(licenses, "_answers", lambda endpoint, minute: False)
+        assert card("somebody/tales") is None
+    monkeypatch.setattr(licenses, "_minute", lambda: -1)
+    assert card("somebody/tales")["license"] == "apache-2.0"

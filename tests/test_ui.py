@@ -302,10 +302,35 @@ def test_a_view_that_meets_a_strange_file_leaves_the_other_tabs_alone():
         page.views += [View(broken, [out], lambda run: [], ()), View(lambda r, lang: [seen.append(lang) or "x"], [out], lambda run: [], ())]  # fmt: skip
         outputs, look = job.build(page)
         again, _, _ = job.bind(page, outputs, look)
-    shown = again(run.id, "en", [])
+    claims = {}
+    shown = again(run.id, "en", claims)
     assert texts.say("cannot_show", "en") in shown[1]
     assert seen == ["en"] and shown[-1] == "x"
-    assert shown[len(outputs)][0] == "", "looked at again at the next tick"
+    assert claims[0] == "", "looked at again at the next tick"
+
+
+def test_of_looks_that_set_out_together_one_draws_and_none_draws_what_is_no_longer_chosen():
+    from lab.ui import job
+    from lab.ui.page import Page, View
+
+    first, second = new_run(), new_run()
+    claims, meanwhile = {}, []
+
+    def slow(run, language):
+        if not meanwhile:
+            meanwhile.append(None)
+            meanwhile.append(again(first.id, "en", claims)[-1])
+            meanwhile.append(again(second.id, "en", claims)[-1])
+        return [run.id]
+
+    with gr.Blocks():
+        page = Page(gr.Dropdown([]), gr.Radio(["ko", "en"]))
+        out = gr.HTML()
+        page.views += [View(slow, [out], lambda run: [], ())]
+        again, _, _ = job.bind(page, *job.build(page))
+    late = again(first.id, "en", claims)[-1]
+    assert meanwhile[1:] == [gr.skip(), second.id] and late == gr.skip()
+    assert again(second.id, "en", claims)[-1] == gr.skip()
 
 
 def test_a_tab_says_that_its_stage_is_at_work_or_ended_too_early_or_that_its_results_are_of_before(lab_home):

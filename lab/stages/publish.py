@@ -98,8 +98,7 @@ def found_secrets(text: str) -> list[str]:
 
 def _licence(run_: Run, config: PublishConfig, trained: TrainConfig) -> dict[str, Any]:
     """The chain of the run and the arm; Problem when it is blocked or unknown without a statement."""
-    stated = licenses.stated(config.data_licence)
-    found = licenses.run_chain(run_, trained, tuple(name for name, _ in stated if name), licenses.hub_card)
+    found = licenses.run_chain(run_, trained, config.data_licence, licenses.hub_card)
     write_json(run_.folder / "publish" / "licence.json", found)
     if found["verdict"] == "blocked":
         raise Problem(
@@ -107,7 +106,7 @@ def _licence(run_: Run, config: PublishConfig, trained: TrainConfig) -> dict[str
             f"공개할 수 없습니다. {' '.join(found['reasons_ko'])} 다른 교사나 자료로 학습해 주세요. {licenses.NOT_ADVICE['ko']}",
         )
     if found["verdict"] == "unknown":
-        linked = [(name, link) for name, link in stated if name and link]
+        linked = [(name, link) for name, link in licenses.stated(config.data_licence) if name and link]
         if not linked or not config.private:
             raise Problem(
                 f"{' '.join(found['conditions'])} Put its name and link into data_licence (--data-licence 'NAME https://...') and keep the repositories private.",

@@ -140,7 +140,7 @@ def build() -> Page:
             )
             new = page.label(gr.Button("", scale=1, min_width=150, elem_id="new"), value="new")
         words = gr.HTML(elem_id="needs")
-    page.greeting = greeting
+    page.taken = [run, greeting, pairs]
     page.first += [
         (language, lambda lang: {"value": lang}),
         (words, lambda lang: {"value": needs(preset.value, lang)}),
@@ -165,20 +165,13 @@ def build() -> Page:
         made = example.take(shared.owner(), say("example_title", lang))
         return chosen(made.id, lang)
 
-    def planned(run_id: str | None) -> Any:
-        at = find(run_id)
-        try:
-            return at.config("generate").pairs if at else gr.skip()
-        except Problem:
-            return gr.skip()
-
-    new.click(make, [preset, named, language], [named, run, greeting, drawer], **ACT)
-    try_it.click(first, language, [run, greeting], **ACT)
-    see.click(shown, language, [run, greeting], **ACT)
+    new.click(make, [preset, named, language], [named, *page.taken, drawer], **ACT)
+    try_it.click(first, language, page.taken, **ACT)
+    see.click(shown, language, page.taken, **ACT)
     whole.click(everything, [run, language, pairs], None, **ACT)
     gr.on([preset.change, language.change], needs, [preset, language], words, **QUIET)
     language.change(kept, language, whose, **QUIET)
-    run.change(planned, run, pairs, **QUIET)
+    run.input(planned, run, pairs, **QUIET)
     page.show(
         lambda at, lang: [gr.update(choices=choices(lang))],
         [run],
@@ -195,11 +188,23 @@ def created(preset: str, name: str) -> Run:
 
 
 def chosen(run_id: str | None, language: str) -> list[Any]:
-    """The run's drop-down with this run chosen, and the greeting as long as there is none."""
+    """The run's drop-down with this run chosen, the greeting as long as there is none, and how many pairs it plans.
+
+    All at once: a number that came after the run would come over what its visitor has typed since.
+    """
     found = choices(language)
     ids = [value for _, value in found]
     at = run_id if run_id in ids else next(iter(ids), None)
-    return [gr.update(choices=found, value=at), gr.update(visible=not ids)]
+    return [gr.update(choices=found, value=at), gr.update(visible=not ids), planned(at)]
+
+
+def planned(run_id: str | None) -> Any:
+    """How many pairs the run plans."""
+    run = find(run_id)
+    try:
+        return run.config("generate").pairs if run else gr.skip()
+    except Problem:
+        return gr.skip()
 
 
 def start_whole(run: Run, pairs: int, language: str) -> None:

@@ -114,22 +114,23 @@ def bind(page: Page, outputs: list[Any], look: Any) -> Any:
 
     Called after all tabs are built; returns the function and its components for the page's opening.
     """
-    seen = gr.State([])
-    inputs = [page.run, page.language, seen, *(x for view in page.views for x in view.inputs)]
-    everything = [*outputs, seen, *(x for view in page.views for x in view.outputs)]
+    # Held on the server and changed in place: a look claims what it is about to draw, so that of several looks that set
+    # out together (opening, the run's choice, a tick) one draws, and none comes late over what a visitor has chosen since.
+    claims = gr.State({})
+    inputs = [page.run, page.language, claims, *(x for view in page.views for x in view.inputs)]
+    everything = [*outputs, *(x for view in page.views for x in view.outputs)]
 
-    def look_again(run_id: str | None, language: str, before: list[str], *values: Any) -> list[Any]:
+    def look_again(run_id: str | None, language: str, claimed: dict[Any, str], *values: Any) -> list[Any]:
         run, rest = find(run_id), iter(values)
+        given = [[next(rest) for _ in view.inputs] for view in page.views]
         stamps = [view.stamp(run, language) for view in page.views]
-        drawn: list[Any] = []
+        changed = [i for i, stamp in enumerate(stamps) if claimed.get(i) != stamp]
+        claimed.update((i, stamps[i]) for i in changed)
+        drawn = {}
         shown = look(run_id, language)
-        for i, view in enumerate(page.views):
-            given = [next(rest) for _ in view.inputs]
-            if i < len(before) - 1 and before[i] == stamps[i]:
-                drawn += [gr.skip() for _ in view.outputs]
-                continue
+        for i in changed:
             try:
-                drawn += view.fill(run_id, language, *given)
+                drawn[i] = page.views[i].fill(run_id, language, *given[i])
                 continue
             except Problem as problem:
                 said = {"en": problem.en, "ko": problem.ko}
@@ -137,13 +138,16 @@ def bind(page: Page, outputs: list[Any], look: Any) -> Any:
                 # A file that reads but holds something else (a zip from anywhere) must not blank the other tabs.
                 LOG.exception("a view of run %s failed", run_id)
                 said = {lang: say("cannot_show", lang) for lang in LANGUAGES}
-            drawn += [gr.skip() for _ in view.outputs]
-            stamps[i] = ""  # looked at again at the next tick, so that the message stays until it is mended
+            stamps[i] = claimed[i] = ""  # so that the next tick looks again, and the message stays until it is mended
             shown[1] = panel(jobs.Job(state="failed", error=said), language)
-        told = repr(shown)
-        if before[-1:] == [told]:
+        told = f"{run_id} {shown!r}"
+        if claimed.get("panel") == told:
             shown = [gr.skip() for _ in shown]
-        return [*shown, [*stamps, told], *drawn]
+        claimed["panel"] = told
+        for i, view in enumerate(page.views):
+            overtaken = claimed[i] != stamps[i]
+            shown += [gr.skip() for _ in view.outputs] if i not in drawn or overtaken else drawn[i]
+        return shown
 
     gr.on([gr.Timer(SECONDS).tick, page.run.change, page.language.change], look_again, inputs, everything, **QUIET)
     return look_again, inputs, everything

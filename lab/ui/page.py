@@ -29,7 +29,8 @@ class Page:
     run: gr.Dropdown
     language: gr.Radio
     drawers: Any = None
-    greeting: Any = None
+    taken: list[Any] = field(default_factory=list)
+    """What ``header.chosen`` fills when the app takes another run."""
     whose: Any = None
     labels: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)
     first: list[tuple[Any, Callable[[str], dict[str, Any]]]] = field(default_factory=list)

@@ -228,8 +228,7 @@ def chain_of(run: Run) -> dict[str, Any] | None:
     if not run.pairs_file.exists():
         return None
     arm = next(iter(run.arms()[-1:]), "")
-    stated = tuple(name for name, _ in licenses.stated(run.config("publish").data_licence) if name)
-    return licenses.run_chain(run, run.config("train", arm), stated)
+    return licenses.run_chain(run, run.config("train", arm), run.config("publish").data_licence)
 
 
 def drawing(run: Run | None, language: str) -> list[Any]:

@@ -41,14 +41,13 @@ def build(page: Page) -> None:
                 gr.UploadButton("", file_types=[".zip"], min_width=110, elem_id="unpack"), label="zip_in"
             )
             undo = page.label(gr.Button("", min_width=110, visible=False, elem_id="undelete"), value="undelete")
-    shown = [page.run, page.greeting]
     here = [page.run, page.language]
-    rename.click(_renamed, [*here, name], shown, **ACT)
-    copy.click(_duplicated, here, shown, **ACT)
-    delete.click(_deleted, here, shown, **ACT)
-    undo.click(_undone, page.language, shown, **ACT)
+    rename.click(_renamed, [*here, name], page.taken, **ACT)
+    copy.click(_duplicated, here, page.taken, **ACT)
+    delete.click(_deleted, here, page.taken, **ACT)
+    undo.click(_undone, page.language, page.taken, **ACT)
     pack.click(_packed, here, packed, **ACT)
-    unpack.upload(_unpacked, [unpack, page.language], shown, **ACT)
+    unpack.upload(_unpacked, [unpack, page.language], page.taken, **ACT)
     page.run.change(_titled, page.run, [name, packed], **QUIET)
     page.show(_possible, [at_hand, undo], lambda run: [str(archive.deleted(run.owner))])
 
@@ -66,7 +65,7 @@ def _titled(run_id: str | None) -> list[Any]:
 def _renamed(run_id: str | None, language: str, title: str) -> list[Any]:
     run = needed(run_id, language)
     run.rename(title)
-    return header.chosen(run.id, language)
+    return [*header.chosen(run.id, language)[:-1], gr.skip()]  # the number of pairs stays as it was typed
 
 
 def _duplicated(run_id: str | None, language: str) -> list[Any]:

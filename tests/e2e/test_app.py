@@ -71,7 +71,6 @@ def visit(address, browser):
         expect(page.get_by_role("heading", name=title)).to_be_visible(timeout=SLOW)
         if run:
             expect(page.locator("#run input")).not_to_have_value("", timeout=SLOW)
-            page.wait_for_timeout(2000)  # the looks of the opening and of the run's choice have both drawn
         return page
 
     expect.set_options(timeout=SLOW)
