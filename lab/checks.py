@@ -280,7 +280,8 @@ def _stems(text: str) -> list[str]:
 
 @lru_cache(maxsize=8)
 def repetition_scores(text: str) -> dict[str, float]:
-    """What the repetition check weighs: shares between 0 and 1, ``run`` a number of repeats."""
+    """What the repetition check weighs: shares between 0 and 1, ``run`` a number of repeats, ``echoed`` the
+    letters of the longest sentence that stands twice in a row."""
     words = WORD.findall(text)
     run = best = 1
     for a, b in itertools.pairwise(words):
@@ -327,6 +328,7 @@ def repetition_scores(text: str) -> dict[str, float]:
         "words": len(stems),
         "alike": alike,
         "changed": max(map(len, _changed(narration(text)).values()), default=0),
+        "echoed": max((len("".join(a)) for a, b in itertools.pairwise(plain) if a == b), default=0),
     }
 
 
@@ -386,6 +388,7 @@ def repeats(scores: dict[str, float]) -> bool:
         or scores["compression"] < COMPRESSION
         or scores["alike"] >= ALIKE
         or scores["changed"] >= CHANGED
+        or scores["echoed"] >= ECHOED
         or (scores["words"] >= 25 and scores["new_words"] < NEW_WORDS)
     )
 
@@ -398,16 +401,10 @@ def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     twice = (m for m in _TWICE.finditer(narration(text)) if morphemes(m[1])[-1].tag in ("JKO", "JKS"))
     if found := _several("repetition", twice, DOUBLED):
         return found
-    if repeats(repetition_scores(text)) or _echoed(narration(text)):
+    if repeats(repetition_scores(text)):
         return Finding("repetition", *_loop(text))
     again = _said_again(narration(text), _called(pair))
     return Finding("repetition", *again[0]) if again else None
-
-
-def _echoed(text: str) -> bool:
-    """Whether a long sentence of a narration stands twice in a row."""
-    said = ["".join(WORD.findall(s)) for s in sentences(text)]
-    return any(a == b and len(a) >= ECHOED for a, b in itertools.pairwise(said))
 
 
 def _loop(text: str) -> tuple[int, int]:
