@@ -32,6 +32,7 @@ IMPORTED = {"", "import", "imported", "human"}
 """What stands in the place of a teacher's name in rows that no model wrote."""
 BROUGHT = "imported rows"
 """How the chain calls rows that were brought along without a word about their licence."""
+PARTS_KO = {"teacher": "교사", "student": "바탕 학생", "data": "자료"}
 _WORSE = ("ok", "conditional", "unknown", "blocked")
 
 
@@ -257,9 +258,10 @@ def _texts(f: dict[str, Any], name: str) -> list[str]:
 
 def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
     """Verdict, licence, duties and reasons for something made from ``links`` (part, name, family)."""
-    verdict, en, ko, state = "ok", [], [], []
+    verdict, en, ko, state, state_ko = "ok", [], [], [], []
     whole = any(link["what"] == "student" for link in links)
     named = "the name" if whole else "a model trained on this dataset has a name that"
+    named_ko = "이름은" if whole else "이 데이터셋으로 학습한 모델의 이름은"
 
     def add(level: str, reason_en: str, reason_ko: str) -> None:
         nonlocal verdict
@@ -304,12 +306,16 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
                 f"{name}: the terms were not read; read them before publishing.",
                 f"{name}: 약관을 확인하지 못했습니다. 공개 전에 읽어 주세요.",
             )
-        state += [f"'{f['built_with']}'"] if f.get("built_with") else []
-        state += [f"{named} begins with '{f['prefix']}'"] if f.get("prefix") else []
-        state += [f"NOTICE: {f['notice']}"] if f.get("notice") else []
-        state += [f"attribution of {name}"] if f.get("attribution") else []
-        state += ["non-commercial use only"] if f.get("non_commercial") else []
-        state.append(f"{part}: {name}")
+        duties = [
+            (f.get("built_with"), f"'{f.get('built_with')}'", f"문구 표시: '{f.get('built_with')}'"),
+            (f.get("prefix"), f"{named} begins with '{f.get('prefix')}'", f"{named_ko} '{f.get('prefix')}'(으)로 시작"),
+            (f.get("notice"), f"NOTICE: {f.get('notice')}", f"NOTICE 파일: {f.get('notice')}"),
+            (f.get("attribution"), f"attribution of {name}", f"저작자 표시: {name}"),
+            (f.get("non_commercial"), "non-commercial use only", "비상업적 용도로만 사용"),
+            (True, f"{part}: {name}", f"{PARTS_KO[part]} 밝히기: {name}"),
+        ]
+        state += [line for asked, line, _ in duties if asked]
+        state_ko += [line for asked, _, line in duties if asked]
     fams = [link["family"] for link in links]
     # cc-by-nc-sa asks for both; a share-alike licence without NC forbids to add NC or use restrictions.
     binding = [x for x in links if not _free(x)]
@@ -356,6 +362,7 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
         "conditions": list(dict.fromkeys(en)),
         "reasons_ko": list(dict.fromkeys(ko)),
         "must_state": list(dict.fromkeys(state)),
+        "must_state_ko": list(dict.fromkeys(state_ko)),
         "texts": list(dict.fromkeys(t for x in binding for t in _texts(x["family"], x["who"]))),
         "prefix": longest,
         "non_commercial": any(f.get("non_commercial") for f in fams),
@@ -425,7 +432,8 @@ def explain(found: dict[str, Any], language: str = "en") -> str:
     lines += [
         f"{x['what']}: {x['who']} -> {x['licence']}; {x[terms]} [{x['source']}; {x['seen']}]" for x in found["chain"]
     ]
-    lines += ["", *(f"- {line}" for line in found["must_state"]), "", NOT_ADVICE[language]]
+    duties = found["must_state_ko" if language == "ko" else "must_state"]
+    lines += ["", *(f"- {line}" for line in duties), "", NOT_ADVICE[language]]
     return "\n".join(lines)
 
 

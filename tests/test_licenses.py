@@ -111,6 +111,9 @@ def test_duties_are_named():
     found = licenses.chain("meta-llama/Llama-3.1-8B-Instruct", QWEN)
     text = " ".join(found["must_state"])
     assert "Built with Llama" in text and "begins with 'Llama'" in text and "Copyright © Meta" in text
+    korean = " ".join(found["must_state_ko"])
+    assert "이름은 'Llama'(으)로 시작" in korean and f"바탕 학생 밝히기: {QWEN}" in korean
+    assert len(found["must_state_ko"]) == len(found["must_state"])
     assert found["prefix"] == "Llama"
     assert licenses.chain("Qwen/Qwen2.5-3B-Instruct", QWEN)["card"]["license_name"] == "qwen-research"
 

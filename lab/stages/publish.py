@@ -163,8 +163,12 @@ def _licence_text(name: str, rows: list[dict[str, Any]]) -> str:
 
 def _part(found: dict[str, Any], part: str) -> dict[str, Any]:
     """What the chain found for a part, its lines safe in a list of a card."""
-    lines = ("must_state", "conditions", "reasons_ko")
-    return found[part] | {name: [_cell(x) for x in found[part][name]] for name in lines}
+    lines = {
+        name: [_cell(x) for x in found[part][name]]
+        for name in ("must_state", "must_state_ko", "conditions", "reasons_ko")
+    }
+    duties = [f"{ko} / {en}" for ko, en in zip(lines["must_state_ko"], lines["must_state"], strict=True)]
+    return found[part] | lines | {"duties": duties}
 
 
 def _rows_of(found: dict[str, Any], part: str) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -50,3 +51,7 @@ def served(home: Path, **env: str) -> Iterator[str]:
     finally:
         app.terminate()
         app.wait(20)
+        # Workers outlive the app, as they should; those that a failed test left at work must not slow all other tests.
+        for ticket in (home / ".queue").glob("*"):
+            with suppress(ProcessLookupError):
+                os.kill(int(ticket.name.partition("-")[2]), signal.SIGKILL)
