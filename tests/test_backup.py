@@ -19,7 +19,7 @@ TOKEN, REPO = "hf_aliceSecretToken0123456789", "alice/copies"
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(publish, "ATTEMPTS", 3)
-    with FakeHub().start() as hub:
+    with FakeHub() as hub:
         hub.add_user(TOKEN, "alice")
         # The only address is this machine's; the client must not think itself offline, whichever test ran before.
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")

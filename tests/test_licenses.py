@@ -208,7 +208,7 @@ def card(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     licenses._hub_file.cache_clear()
-    with FakeHub().start() as hub:
+    with FakeHub() as hub:
         hub.add_user("hf_x", "somebody").add_user("hf_q", "Qwen")
 
         def put(name, front):

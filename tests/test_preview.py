@@ -198,7 +198,7 @@ def test_a_teacher_at_a_revision_is_judged_by_the_card_of_that_revision(
 
     monkeypatch.setenv("LAB_OFFLINE", "0")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with FakeHub().start() as hub:
+    with FakeHub() as hub:
         hub.add_user("hf_x", "somebody")
         api = huggingface_hub.HfApi(endpoint=hub.url, token="hf_x")
         api.create_repo("somebody/tales")

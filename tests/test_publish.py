@@ -111,7 +111,7 @@ def make_run(trained, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub():
-    with FakeHub().start() as hub:
+    with FakeHub() as hub:
         hub.add_user(TOKEN, "alice").add_user("hf_reader", "alice", role="read")
         yield hub
 
@@ -655,7 +655,7 @@ publish.run(run, PublishConfig(), Progress(run, "publish", []), token=sys.stdin.
 @pytest.mark.slow
 def test_the_xet_transport(make_run, tmp_path):
     run = make_run()
-    with FakeHub(xet_dir=tmp_path / "cas").start() as hub:
+    with FakeHub(xet_dir=tmp_path / "cas") as hub:
         hub.add_user(TOKEN, "alice")
         env = os.environ | {
             "HF_ENDPOINT": hub.url,
