@@ -217,6 +217,7 @@ def test_a_blind_conversation_is_sent_with_enter_voted_on_and_counted(visit, tal
     go(page, "chat", ko)
     page.locator("#blind input").check()
     page.get_by_role("button", name=ko["settings"]).locator("visible=true").click()
+    page.wait_for_timeout(500)  # Gradio sets a slider once more just after its drawer has opened
     page.locator("#chat-temperature input[type=number]").fill("0.3")
     page.locator("#chat-temperature input[type=number]").press("Tab")
     page.locator("#prompt textarea").fill("토끼 하루가 나오는 동화를 써 줘.")
