@@ -73,7 +73,11 @@ CSS = """
 .story mark.same { background:none; border-bottom:2px dotted var(--soft); border-radius:0; padding:0; }
 .stories.answers { grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr)); } .asked { margin:1.4rem 0 .5rem; font-weight:600; color:var(--ink); line-height:1.6; }
 .dark .story mark { background:#6b5316; } .dark .story mark.word { background:#1f4a66; } .dark .story mark.fault { background:#7c3516; }
-.scroll { overflow-x:auto; } .measures, .measures tr { border:0 !important; } .measures { border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
+/* A shadow at an edge says that a table goes on there; it lies under what is as wide as the screen. */
+.scroll { --ground:var(--body-background-fill); overflow-x:auto; background:linear-gradient(to right,var(--ground) 40%,transparent) left / 2.4rem 100% no-repeat local,
+  linear-gradient(to left,var(--ground) 40%,transparent) right / 2.4rem 100% no-repeat local, linear-gradient(to right,rgba(90,60,30,.28),transparent) left / .7rem 100% no-repeat,
+  linear-gradient(to left,rgba(90,60,30,.28),transparent) right / .7rem 100% no-repeat; }
+.measures, .measures tr { border:0 !important; } .measures { border-collapse:collapse; width:100%; color:var(--ink); font-variant-numeric:tabular-nums; }
 .measures th, .measures td { text-align:right; padding:.5rem .7rem; border:0 !important; border-bottom:1px solid var(--line) !important; white-space:nowrap; }
 .measures th:first-child, .measures td:first-child { text-align:left; } .measures small { color:var(--soft); display:block; font-weight:400; }
 .count { color:var(--soft); font-size:.86rem; }
@@ -97,7 +101,7 @@ CSS = """
 .tally ul { margin:.2rem 0 0 1.1rem; } .chip.pick { background:#e3e0f5; color:#2f2569; }
 .chain { display:flex; align-items:stretch; gap:.6rem; margin:.4rem 0 .8rem; } .chain > div { flex:1 1 0; display:flex; flex-direction:column; gap:.5rem; justify-content:center; min-width:0; }
 .chain .arrow { flex:0 0 auto; font-size:1.4rem; color:var(--soft); } .link { border:1px solid var(--line); border-radius:12px; padding:.6rem .8rem; background:var(--paper); color:var(--ink); overflow-wrap:anywhere; }
-.link b, .link span, .link small { display:block; } .link small { color:var(--soft); } .link.made { border-width:2px; } .link.made.ok { border-color:#009E73; } .link.made.conditional { border-color:#E69F00; }
+.link b, .link span, .link small { display:block; } .link b i { font-style:normal; margin-right:.25em; } .link small { color:var(--soft); } .link.made { border-width:2px; } .link.made.ok { border-color:#009E73; } .link.made.conditional { border-color:#E69F00; }
 .link.made.unknown { border-color:#6b6b6b; border-style:dashed; } .link.made.blocked { border-color:#D55E00; border-style:double; border-width:4px; }
 .measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
 footer { display:none !important; }
@@ -123,9 +127,9 @@ footer { display:none !important; }
   #drawers:has(.label-wrap.open) { flex-wrap:wrap; } #drawers > .block { padding:.55rem .6rem !important; }
   #drawers > .block > .label-wrap { font-size:.86rem; gap:.2rem; white-space:nowrap; }
   .step:is(.is-done, .is-empty) small { position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%); }
-  .steps { gap:.3rem; } .step { position:relative; gap:.3rem; }
+  .steps { gap:.22rem; } .step { position:relative; gap:.25rem; }
   #language .wrap { flex-wrap:nowrap; gap:.3rem; } #language label { padding:.3rem .5rem; }
-  .masthead p, #bar .info-text, #job:has(.job.idle) { display:none !important; } .step { padding:.25rem .42rem; font-size:.82rem; }
+  .masthead p, #bar .info-text, #job:has(.job.idle) { display:none !important; } .step { padding:.25rem .32rem; font-size:.77rem; } .step i { width:.5rem; height:.5rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.6rem .2rem !important; font-size:.86rem !important; }
   .tab-container[role=tablist] button { flex:1 1 auto; justify-content:center; text-align:center; } #stop, #go-on { flex:1 1 100%; } #start-generate, #start-train { order:-1; }
