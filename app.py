@@ -17,6 +17,9 @@ from lab.ui.theme import CSS, HEAD, theme
 
 TABS = {"generate": generate, "filter": filter, "train": train, "compare": compare, "publish": publish, "chat": chat}
 
+SPINS = "5000"
+"""How often a thread of a model looks whether the others are done before it sleeps (GOMP_SPINCOUNT). Two that write at once,
+a job and a chat, otherwise spend the cores on waiting for each other; alone it costs a little (bench/sharing.py)."""
 CACHE = (3600, 24 * 3600)
 """Seconds between two looks for, and age of, uploaded and downloaded files that are removed."""
 
@@ -54,6 +57,7 @@ def build() -> bilingual.Bilingual:
 def launch(demo: gr.Blocks, **where: Any) -> Any:
     """Serve the page, and fetch the copied runs back where there are copies; ``where`` goes to Gradio's launch."""
     backup.keep()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # for the workers too; read when torch is first imported
     return demo.queue(default_concurrency_limit=4, max_size=200).launch(
         theme=theme(),
         css=CSS,

@@ -222,6 +222,7 @@ def address():
 
     demo = app.build()
     _, url, _ = app.launch(demo, prevent_thread_lock=True, server_port=free_port(), quiet=True)
+    assert os.environ["GOMP_SPINCOUNT"], "jobs that the app starts share the machine with its chat"
     yield url
     demo.close()
 
