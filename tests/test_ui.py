@@ -381,3 +381,16 @@ def test_events_without_a_spinner_tell_no_component_how_they_stand():
 
     shown = {e["show_progress"]: e["show_progress_on"] for e in app.build().get_config_file()["dependencies"]}
     assert shown["hidden"] == [] and shown["full"] is None
+
+
+def test_a_visitor_costs_no_description_of_every_component():
+    from gradio.state_holder import SessionState
+
+    import app
+
+    demo = app.build()
+    served = demo.get_config_file()["components"]
+    assert all(c["props"] for c in served if c["type"] in ("button", "textbox"))
+    session = SessionState(demo)
+    assert {c["id"] for c in served} <= set(session.config_values)
+    assert not any(c["props"] for c in session.config_values.values())

@@ -6,14 +6,38 @@ from copy import copy
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlocksConfig
 
 SKIP = gr.skip()
+
+
+class _Session(BlocksConfig):
+    """A visitor's components, not described: Gradio describes all of them when a session begins, and each again when it
+    changes, only for links to a page as it stands, which this page does not offer."""
+
+    @staticmethod
+    def config_for_block(_id: int, *_: Any) -> dict[str, Any]:
+        """What stands for the description."""
+        return {"id": _id, "props": {}}
+
+
+class _Page(BlocksConfig):
+    """The page's components, of which every session takes a copy."""
+
+    def __copy__(self) -> BlocksConfig:
+        made = super().__copy__()
+        made.__class__ = _Session
+        return made
 
 
 class Skipping(gr.Blocks):
     """Gradio makes a new component and describes it twice for every output of an event, also for ``gr.skip()``: of the
     hundred that a look may draw, 3 ms each, where four change. And at every word of every event its script tells every
     output of any event how its loading stands, which it finds by walking the whole page."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.default_config.__class__ = _Page
 
     def get_config_file(self) -> Any:
         """The page as it is served: events that show no progress have nothing to tell about it."""
