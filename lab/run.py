@@ -25,7 +25,13 @@ _NAME = re.compile(r"[0-9A-Za-z가-힣][0-9A-Za-z가-힣._-]{0,60}")
 
 def home() -> Path:
     """The folder of all runs: LAB_HOME, else ./runs."""
-    return Path(os.environ.get("LAB_HOME") or "runs").resolve()
+    return _resolved(os.environ.get("LAB_HOME") or "runs", os.getcwd())
+
+
+@lru_cache(maxsize=8)
+def _resolved(path: str, _where: str) -> Path:
+    """An absolute path; every place in every run begins with it, and a look of the app asks for hundreds."""
+    return Path(path).resolve()
 
 
 @dataclass(frozen=True)

@@ -394,3 +394,19 @@ def test_a_visitor_costs_no_description_of_every_component():
     session = SessionState(demo)
     assert {c["id"] for c in served} <= set(session.config_values)
     assert not any(c["props"] for c in session.config_values.values())
+
+
+def test_many_looks_of_a_second_ask_the_files_once_and_a_new_run_is_known_at_once(monkeypatch):
+    from lab.ui import header
+
+    asked = []
+    real = header.glance
+    monkeypatch.setattr(header, "glance", lambda run, language: asked.append(run.id) or real(run, language))
+    monkeypatch.setattr(header.time, "monotonic", lambda: 7.0)
+    first = new_run(title="여우")
+    for _ in range(30):
+        assert [id_ for _, id_ in header.lately("en")] == [first.id]
+    assert asked == [first.id]
+    second = new_run(title="곰")
+    header.chosen(second.id, "en")
+    assert {id_ for _, id_ in header.lately("en")} == {first.id, second.id}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ import gradio as gr
 from lab import backup, example, jobs
 from lab.config import PRESETS, STAGES
 from lab.problems import Problem
-from lab.run import Run, new_run, runs
+from lab.run import Run, home, new_run, runs
 from lab.ui import bilingual, shared
 from lab.ui.page import ACT, QUIET, Page, find, needed, notice
 from lab.ui.texts import say
 
+_LISTING = threading.Lock()
 DROP = (
     '<svg viewBox="0 0 24 24" width="26" height="26" aria-hidden="true" style="display:inline-block;vertical-align:-4px;margin-right:.35rem">'
     '<path d="M12 2C9 7 5 10.5 5 15a7 7 0 0 0 14 0c0-4.5-4-8-7-13z" fill="#a8502f"/>'
@@ -98,6 +102,17 @@ def choices(language: str) -> list[tuple[str, str]]:
     return found
 
 
+def lately(language: str) -> list[tuple[str, str]]:
+    """``choices`` of the last second: thirty who share an app need not each ask the files how every run stands."""
+    with _LISTING:
+        return _choices_at(int(time.monotonic()), home(), shared.owner(), language)
+
+
+@lru_cache(maxsize=64)
+def _choices_at(_second: int, _home: Path, _owner: str, language: str) -> list[tuple[str, str]]:
+    return choices(language)
+
+
 def build() -> Page:
     """Make the header; the page that the tabs are built on."""
     with gr.Row(elem_id="head"):
@@ -173,9 +188,9 @@ def build() -> Page:
     language.change(kept, language, whose, **QUIET)
     run.input(planned, run, pairs, **QUIET)
     page.show(
-        lambda at, lang: [gr.update(choices=choices(lang))],
+        lambda at, lang: [gr.update(choices=lately(lang))],
         [run],
-        lambda at: ["\n".join(label for label, _ in choices("en"))],
+        lambda at: ["\n".join(label for label, _ in lately("en"))],
     )
     return page
 
@@ -192,6 +207,7 @@ def chosen(run_id: str | None, language: str) -> list[Any]:
 
     All at once: a number that came after the run would come over what its visitor has typed since.
     """
+    _choices_at.cache_clear()  # or the next look would not know a run that has just been made
     found = choices(language)
     ids = [value for _, value in found]
     at = run_id if run_id in ids else next(iter(ids), None)
