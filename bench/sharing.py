@@ -1,7 +1,8 @@
-"""Two processes that write at once on the same cores, as a job and a chat do: ``python bench/sharing.py [STORIES]`` (16), median of three.
+"""Two processes that write at once on the same cores, as a job and a chat do: ``python bench/sharing.py [STORIES]`` (16).
 
 GNU's OpenMP lets a thread that waits for the others spin for a long time; on shared cores it takes the time from those it
-waits for. Prints tokens per second, all processes together, as the library spins and as the app lets it (``app.SPINS``).
+waits for. Prints tokens per second, all processes together, as the library spins and as the app lets it (``app.SPINS``);
+medians of three.
 """
 
 from __future__ import annotations
@@ -47,11 +48,10 @@ def main() -> None:
     import app
 
     for processes in (1, 2):
-        plain, ours = zip(
-            *((together(processes, stories, spins) for spins in ("", app.SPINS)) for _ in range(3)), strict=True
-        )
-        ratio = median(b / a for a, b in zip(plain, ours, strict=True))
-        print(f"{processes} at once: {median(plain):.0f} tokens/s, in the app {median(ours):.0f}, {ratio:.2f} times")
+        tries = [[together(processes, stories, spins) for spins in ("", app.SPINS)] for _ in range(3)]
+        plain, ours = (median(side) for side in zip(*tries, strict=True))
+        ratio = median(b / a for a, b in tries)
+        print(f"{processes} at once: {plain:.0f} tokens/s, in the app {ours:.0f}, {ratio:.2f} times")
 
 
 if __name__ == "__main__":

@@ -262,9 +262,8 @@ def drawing(run: Run | None, language: str) -> list[Any]:
     beside = [source(r) for r in found["chain"] if r["what"] == "student"]
     arrow = '<div class="arrow" aria-hidden="true">→</div>'
     steps = f"<div>{''.join(above)}</div>{arrow}<div>{made('dataset')}</div>{arrow}<div>{''.join(beside)}{made('model')}</div>"  # fmt: skip
-    stated = (language == "ko" and found.get("must_state_ko")) or found[
-        "must_state"
-    ]  # an older run has no Korean lines
+    # A run that was published before has no Korean lines.
+    stated = found.get("must_state_ko", found["must_state"]) if language == "ko" else found["must_state"]
     duties = "".join(f"<li>{escape(x)}</li>" for x in stated)
     return [
         f'<h3>{say("chain_title", language)}</h3><div class="chain">{steps}</div>'
