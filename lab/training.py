@@ -168,6 +168,20 @@ class _InGroups:
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
 
+def answer_logits(model: Any, ids: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
+    """(answer tokens, vocabulary): what a causal model expects at the positions before the ``learned`` tokens.
+
+    The head sees these positions alone; a hook does that, as every call has to go through the wrapped model. ``ids`` are
+    padded on the right, where no answer looks, so that attention needs no mask, which would slow it down.
+    """
+    inner = getattr(model, "module", model)
+    hook = inner.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][:, :-1][learned],))
+    try:
+        return model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+
+
 class HardTrainer(_InGroups, SFTTrainer):
     """TRL's SFTTrainer: the teacher's words are the target.
 
@@ -179,13 +193,10 @@ class HardTrainer(_InGroups, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         learned = inputs["labels"][:, 1:] != -100
-        if learned.is_cuda or learned.numel() * self.model.config.vocab_size > MOST_LOGITS or return_outputs:
+        if learned.is_cuda or learned.sum() * self.model.config.vocab_size > MOST_LOGITS or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        kept = learned.any(0).nonzero()[:, 0]
-        asked = {k: inputs[k] for k in ("input_ids", "attention_mask")}
-        logits = model(**asked, use_cache=False, logits_to_keep=kept).logits
-        mask, targets = learned[:, kept], inputs["labels"][:, 1:][:, kept]
-        total = torch.nn.functional.cross_entropy(logits[mask].float(), targets[mask], reduction="sum")
+        logits = answer_logits(model, inputs["input_ids"], learned)
+        total = torch.nn.functional.cross_entropy(logits.float(), inputs["labels"][:, 1:][learned], reduction="sum")
         if self.model.training:
             self.count(inputs)
         if num_items_in_batch is None:
@@ -204,12 +215,10 @@ class SoftTrainer(_InGroups, GKDTrainer):
     ) -> Any:
         if not self.model.training:
             return SFTTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-        # Only answer tokens go on: the distributions of all tokens and their logarithms would be twice as much.
         learned = inputs["labels"][:, 1:] != -100
-        asked = {k: inputs[k] for k in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            teacher = self.teacher_model(**asked).logits[:, :-1][learned]
-        student = model(**asked, use_cache=False).logits[:, :-1][learned]
+            teacher = answer_logits(self.teacher_model, inputs["input_ids"], learned)
+        student = answer_logits(model, inputs["input_ids"], learned)
         loss = self.generalized_jsd_loss(
             student.float(), teacher.float(), beta=0, num_items_in_batch=num_items_in_batch or learned.sum()
         )
