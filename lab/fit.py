@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lab import scratch
 from lab.config import TrainConfig
-from lab.models import pick_device, pick_dtype, resolve
+from lab.models import cannot_open, pick_device, pick_dtype, source
 from lab.problems import Problem
 
 MOST_ROWS = 64
@@ -80,13 +80,11 @@ def look_up(spec: str) -> Size:
     if spec in scratch.SHAPES:
         config: Any = scratch.SHAPES[spec].configuration(scratch.SHAPES[spec].vocabulary, 0, 0)
     else:
+        location, safely = source(spec)
         try:
-            config = AutoConfig.from_pretrained(resolve(spec))
+            config = AutoConfig.from_pretrained(location, **safely)
         except (OSError, ValueError) as error:
-            raise Problem(
-                f"Cannot read the configuration of {spec!r}: {str(error).strip().splitlines()[0]} Check the name and the network.",
-                f"모델 설정을 읽을 수 없습니다: {spec!r} 이름과 네트워크를 확인해 주세요.",
-            ) from None
+            raise cannot_open(spec, location, error) from None
     with torch.device("meta"):
         return size_of(config, AutoModelForCausalLM.from_config(config).num_parameters())
 

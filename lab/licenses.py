@@ -1,22 +1,21 @@
-"""The licence chain: teacher's terms -> dataset; teacher's terms, student base and other data -> student.
+"""The licence chain: terms of teacher and judge -> dataset; these, student base and other data -> student.
 
 The families stand in data/licenses.json, each with its source and how well that was seen (``text``: the terms or the
 vendor's card were read; ``second``: a third party quotes them; ``memory``: unverified). Rules: the dataset follows the
-terms of the teacher's outputs; the student must satisfy these, its base and all other data; the strictest wins;
+terms of the teacher's outputs, and of the judge's, whose scores choose the rows and stand in them; the student must satisfy these, its base and all other data; the strictest wins;
 non-commercial and share-alike are contagious; what is unknown is never called open. This is not legal advice.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lab import hub
 from lab.config import TrainConfig
 from lab.domain import DATA
 from lab.problems import Problem
@@ -25,14 +24,15 @@ from lab.run import Run, find_run
 
 Card = Callable[[str, str], dict[str, Any] | None]
 """Looks a Hub model's card up: (id, revision) -> its front matter with ``commit``, or None when it cannot be read."""
-CARD_SECONDS = 10
 NOT_ADVICE = {"en": "This is not legal advice.", "ko": "법률 자문이 아닙니다."}
 PERMISSIVE = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0"}
 IMPORTED = {"", "import", "imported", "human"}
 """What stands in the place of a teacher's name in rows that no model wrote."""
 BROUGHT = "imported rows"
 """How the chain calls rows that were brought along without a word about their licence."""
-PARTS_KO = {"teacher": "교사", "student": "바탕 학생", "data": "자료"}
+OWN_JUDGES = {"", "none", "mini"}
+"""No judge, and the one of this project, which binds nobody."""
+PARTS_KO = {"teacher": "교사", "judge": "심사 모델", "student": "바탕 학생", "data": "자료"}
 _WORSE = ("ok", "conditional", "unknown", "blocked")
 
 
@@ -96,66 +96,19 @@ def _first(value: Any) -> str:
     return str(value[0] if isinstance(value, list) and value else value or "")
 
 
-@lru_cache(maxsize=8)
-def _answers(endpoint: str | None, minute: int) -> bool:
-    """Whether the Hub answers; asked once a ``minute``, as the client tries each file for half a minute without a network."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session, httpx
-
-    try:
-        get_session().head(endpoint or constants.ENDPOINT, timeout=CARD_SECONDS)
-    except httpx.HTTPError:
-        return False
-    return True
-
-
-def _minute() -> int:
-    """How long an answer of the Hub is remembered: a network that comes back is noticed in the next minute."""
-    return int(time.monotonic() // 60)
-
-
-@lru_cache(maxsize=256)
-def _hub_file(name: str, file: str, revision: str, endpoint: str | None, minute: int) -> Path | None:
-    """A file of a model's repository on the Hub at a revision; None offline or when there is none.
-
-    Read without a token, once a ``minute``. ``LAB_OFFLINE=1`` asks only a given endpoint.
-    """
-    if os.environ.get("LAB_OFFLINE") == "1" and endpoint is None:
-        return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import httpx
-
-    pinned = revision if re.fullmatch(r"[0-9a-f]{7,40}", revision) else ""
-    try:
-        path = hf_hub_download(
-            name,
-            file,
-            revision=pinned or None,
-            endpoint=endpoint,
-            token=False,
-            etag_timeout=CARD_SECONDS,
-            # Of a Hub that does not answer the copy on this machine will do.
-            local_files_only=not _answers(endpoint, minute),
-        )
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError):
-        return None
-    return Path(path)
-
-
 def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict[str, Any] | None:
     """The front matter of a model's card on the Hub at a revision, with ``commit``; None offline or when there is none.
 
-    Read without a token, as the licence of a gated model is public too.
+    Read without a token, as the licence of a gated model is public too; ``LAB_OFFLINE=1`` asks only a given endpoint.
     """
-    path = _hub_file(name, "README.md", revision, endpoint, _minute())
+    path = hub.file(name, "README.md", revision, endpoint)
     # .../snapshots/COMMIT/README.md
     return front_matter(path) | {"commit": path.parent.name} if path else None
 
 
 def hub_licence(name: str, revision: str = "", endpoint: str | None = None) -> str:
     """The text of a model's own LICENSE file on the Hub at a revision; empty offline or when there is none."""
-    path = _hub_file(name, "LICENSE", revision, endpoint, _minute())
+    path = hub.file(name, "LICENSE", revision, endpoint)
     return path.read_text("utf-8", errors="replace") if path else ""
 
 
@@ -247,8 +200,12 @@ def _label(f: dict[str, Any], name: str) -> str:
 
 
 def _free(link: dict[str, Any]) -> bool:
-    """Whether a part leaves what is made from it free: a teacher whose weights have a licence, its outputs none."""
-    return link["what"] == "teacher" and link["family"]["outputs"] == "yes" and link["family"]["kind"] == "model"
+    """Whether a part leaves what is made from it free: a teacher or judge whose weights have a licence, its outputs none."""
+    return (
+        link["what"] in ("teacher", "judge")
+        and link["family"]["outputs"] == "yes"
+        and link["family"]["kind"] == "model"
+    )
 
 
 def _texts(f: dict[str, Any], name: str) -> list[str]:
@@ -276,6 +233,9 @@ def _resolve(links: list[dict[str, Any]], student: str) -> dict[str, Any]:
         )  # an arm's teacher binds as one, whoever learns from the arm
         where = f"{name}: {f['conditions']} [{f['family']}; source: {f['source']}]"
         where_ko = f"{name}: {f['conditions_ko']} [{f['family']}; 출처: {f['source']}]"
+        if part == "judge" and f["outputs"] in ("no", "conditional"):
+            where += " Its scores choose the rows and stand in them; filtered with the judge mini or none, they do not."
+            where_ko += " 심사 점수가 행을 고르고 행에 적히기 때문입니다. 심사 모델을 mini 나 none 으로 바꾸어 다시 거르면 해당하지 않습니다."
         if f["kind"] == "unknown":
             add(
                 "unknown",
@@ -375,21 +335,23 @@ def chain(
     data: tuple[str, ...] = (),
     owner: str | None = None,
     card: Card | None = None,
+    judge: str = "",
 ) -> dict[str, Any]:
     """The licence chain of a student and the verdict: ``ok``, ``conditional``, ``blocked`` or ``unknown``.
 
     ``teacher`` may be several, whose terms all bind, or empty when all data is brought along (then ``data`` names its
-    licences). ``dataset`` and
-    ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups; ``card``
+    licences). ``judge`` is the model whose scores choose the rows. ``dataset`` and ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups; ``card``
     (``hub_card`` when online) also reads the models' own cards at their revisions.
     """
     base = "" if student.startswith(("mini:", "scratch")) else student.partition("@")[0]
     teachers = [t for t in ((teacher,) if isinstance(teacher, str) else teacher) if t]
     found = {name: f for t in teachers for name, f in origins(t, owner, card)}
     sources: list[dict[str, Any]] = [{"what": "teacher", "who": n, "family": f} for n, f in found.items()]
+    judged = [] if judge in OWN_JUDGES else [x for x in origins(judge, owner, card) if x[0] not in found]
     sources += [{"what": "data", "who": d.strip(), "family": licence_family(d)} for d in data if d.strip()]
     if not sources:
         sources = [{"what": "data", "who": BROUGHT, "family": family("?")}]
+    sources += [{"what": "judge", "who": n, "family": f} for n, f in judged]
     bases = [{"what": "student", "who": n, "family": f} for n, f in origins(student, owner, card)]
     base_names = [b["who"] for b in bases] if base else [""]  # an arm's own base comes first
     model, dataset = _resolve(sources + bases, base_names[0]), _resolve(sources, base_names[0])
@@ -414,7 +376,7 @@ def chain(
 
 
 def run_chain(run: Run, trained: TrainConfig, data_licence: str, card: Card | None = None) -> dict[str, Any]:
-    """The chain of a run and one of its arms: every teacher in the rows, rows and stories that were brought along.
+    """The chain of a run and one of its arms: every teacher in the rows, the judge that chose them, rows and stories that were brought along.
 
     ``data_licence`` states the licences of what was brought; without a name there it is unknown, whoever else wrote rows.
     """
@@ -422,7 +384,7 @@ def run_chain(run: Run, trained: TrainConfig, data_licence: str, card: Card | No
     teachers = [n for n in names if n not in IMPORTED] + ([trained.teacher] if trained.method == "soft" else [])
     brought = any(n in IMPORTED for n in names) or (trained.data == "human" and bool(trained.human_file))
     data = (tuple(name for name, _ in stated(data_licence) if name) or (BROUGHT,)) if brought else ()
-    return chain(tuple(teachers), trained.student, data, run.owner, card)
+    return chain(tuple(teachers), trained.student, data, run.owner, card, run.config("filter").judge)
 
 
 def explain(found: dict[str, Any], language: str = "en") -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,6 +30,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from lab import hub
 from lab.domain import DATA
 from lab.endpoint import EndpointModel
 from lab.problems import Problem
@@ -94,6 +96,19 @@ def resolve(spec: str) -> str:
             f"파일이나 폴더가 없습니다: {spec}. 이 컴퓨터에 있는 모델 폴더나 .gguf 파일, 또는 허브 아이디를 적어 주세요.",
         )
     return spec
+
+
+def source(spec: str) -> tuple[str, dict[str, Any]]:
+    """What every ``from_pretrained`` is given: the place, and how it is opened safely.
+
+    No program code of a model is run (without a word about it transformers would ask on the terminal), and of a Hub out
+    of reach nothing is waited for.
+    """
+    location = resolve(spec)
+    return location, {
+        "trust_remote_code": False,
+        "local_files_only": Path(location).exists() or not hub.reachable(),
+    }
 
 
 def fingerprint(location: str) -> str:
@@ -502,11 +517,11 @@ def open_model(
     """
     if spec.startswith("api:"):
         return EndpointModel(spec, key, base_url)
-    location = resolve(spec)
+    location, safely = source(spec)
     disable_progress_bar()  # of the few seconds after a download, which has a bar of its own
     device = pick_device()
     dtype = dtype or pick_dtype(device)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", **safely}
     if four_bit:
         options |= {
             "quantization_config": BitsAndBytesConfig(
@@ -517,8 +532,6 @@ def open_model(
             ),
             "device_map": {"": device},
         }
-    if os.environ.get("LAB_OFFLINE") == "1":
-        options["local_files_only"] = True
     if revision:
         options["revision"] = revision
     adapter = Path(location) / "adapter_config.json"
@@ -527,26 +540,70 @@ def open_model(
             from peft import PeftModel
 
             base = json.loads(adapter.read_text("utf-8"))["base_model_name_or_path"]
-            tokenizer = AutoTokenizer.from_pretrained(location)
-            model: Any = AutoModelForCausalLM.from_pretrained(resolve(base), **options)
+            tokenizer = AutoTokenizer.from_pretrained(location, **safely)
+            place, as_safely = source(base)
+            model: Any = AutoModelForCausalLM.from_pretrained(place, **options | as_safely)
             model = PeftModel.from_pretrained(model, location).merge_and_unload()
         elif location.endswith(".gguf"):
             tokenizer, model = _open_gguf(Path(location), options)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                location, **{k: v for k, v in options.items() if k in ("revision", "local_files_only")}
-            )
+            tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main", **safely)
             model = AutoModelForCausalLM.from_pretrained(location, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Problem(
-            f"Cannot open the model {spec!r}: {first} Check the name, the network (LAB_OFFLINE is {os.environ.get('LAB_OFFLINE', '0')}) and that it has safetensors weights.",
-            f"모델을 열 수 없습니다: {spec!r} ({first}) 이름, 네트워크(LAB_OFFLINE={os.environ.get('LAB_OFFLINE', '0')}), safetensors 가중치가 있는지 확인해 주세요.",
-        ) from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise cannot_open(spec, location, error) from None
     known = getattr(model.config, "_commit_hash", None)
     known = known or fingerprint(location)
     # Packed weights write other stories, so rows of both kinds must not pass for one another.
     return LocalModel(spec, model if four_bit else model.to(device), tokenizer, f"{known}-4bit" if four_bit else known)
+
+
+def cannot_open(spec: str, location: str, error: Exception) -> Problem:
+    """Why a model does not open and what to do, from what the libraries raised; their own words where we know no better."""
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    said = " ".join(str(error).split()) or type(error).__name__
+    away = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)
+
+    def by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(e, kinds) for e in chain)
+
+    reasons = (
+        (by(errors.GatedRepoError),
+         "its owner asks for consent first. Sign in on huggingface.co, accept the terms there, and give this machine your token (`hf auth login`, or HF_TOKEN).",
+         "주인의 동의가 필요한 모델입니다. huggingface.co 에서 로그인해 약관에 동의하고, 이 컴퓨터에 토큰을 알려 주세요(`hf auth login` 또는 HF_TOKEN)."),
+        (by(errors.RevisionNotFoundError),
+         "the Hub has no such revision. Check what stands behind @.",
+         "허브에 그런 판(revision)이 없습니다. @ 뒤를 확인해 주세요."),
+        (by(errors.RepositoryNotFoundError),
+         "the Hub has no such model, or it is private. Check the name; for a private one give your token (`hf auth login`, or HF_TOKEN).",
+         "허브에 그런 모델이 없거나 비공개입니다. 이름을 확인하고, 비공개라면 토큰을 알려 주세요(`hf auth login` 또는 HF_TOKEN)."),
+        (by(*away) and os.environ.get("LAB_OFFLINE") == "1",
+         "it is not on this machine, and LAB_OFFLINE=1 forbids the network. Unset that, or choose mini:teacher or mini:student.",
+         "이 컴퓨터에 없는 모델인데 LAB_OFFLINE=1 이라 받을 수 없습니다. 이 설정을 끄거나 mini:teacher, mini:student 를 골라 주세요."),
+        (by(*away),
+         "it is not on this machine, and the Hub does not answer. Check the network and try again in a minute, or choose mini:teacher or mini:student.",
+         "이 컴퓨터에 없는 모델인데 허브가 답하지 않습니다. 네트워크를 확인하고 1분 뒤에 다시 시도하거나 mini:teacher, mini:student 를 골라 주세요."),
+        ("trust_remote_code" in said,
+         "it runs only with program code of its own, which is never executed here. Choose a model that transformers knows.",
+         "모델에 딸린 프로그램 코드를 실행해야 열리는데, 여기서는 남의 코드를 실행하지 않습니다. transformers 가 아는 모델을 골라 주세요."),
+        (Path(location).is_dir() and not {p.name for p in Path(location).iterdir()} & {"config.json", "adapter_config.json"},
+         "the folder holds no config.json. Give the folder with a model's config.json, tokenizer and weights.",
+         "폴더에 config.json 이 없습니다. 모델의 config.json, 토크나이저, 가중치가 든 폴더를 적어 주세요."),
+        (by(SafetensorError),
+         f"a file of its weights is broken ({said}). Copy or download it again.",
+         "가중치 파일이 깨졌습니다. 다시 복사하거나 내려받아 주세요."),
+        ("safetensors" in said,
+         "it has no safetensors weights, and no other kind is opened, as those can hold program code. Choose a model with model.safetensors.",
+         "safetensors 가중치가 없습니다. 다른 형식은 프로그램 코드를 담을 수 있어 열지 않습니다. model.safetensors 가 있는 모델을 골라 주세요."),
+        (True,
+         f"{said.rstrip('.')}. Check the name and that nothing is missing.",
+         f"이름이 맞는지, 빠진 파일이 없는지 확인해 주세요. 라이브러리가 한 말: {said}"),
+    )  # fmt: skip
+    en, ko = next((en, ko) for found, en, ko in reasons if found)
+    return Problem(f"Cannot open the model {spec!r}: {en}", f"모델을 열 수 없습니다: {spec!r}. {ko}")
 
 
 def _open_gguf(path: Path, options: dict[str, Any]) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import domain
+from lab import domain, hub
 from lab.checks import check_pair
 from lab.config import FilterConfig, GenerateConfig
 from lab.problems import Problem
@@ -442,7 +441,7 @@ def parameters_of(spec: str, revision: str = "") -> int | None:
             return parameters_of(adapter["base_model_name_or_path"])
         if place.is_dir():
             return _weights_in(place) or None
-        if not place.exists() and os.environ.get("LAB_OFFLINE") != "1" and (found := _weights_on_hub(spec, revision)):
+        if not place.exists() and hub.reachable() and (found := _weights_on_hub(spec, revision)):
             return found
     sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)\s?([bm])(?![a-z])", spec.lower())
     return round(float(sizes[0][0]) * (1e9 if sizes[0][1] == "b" else 1e6)) if sizes else None
@@ -520,15 +519,8 @@ def _card(spec: str, revision: str) -> dict[str, Any]:
         return {}
     if Path(spec).is_dir():
         return front_matter(Path(spec) / "README.md")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        offline = os.environ.get("LAB_OFFLINE") == "1"
-        return front_matter(
-            Path(hf_hub_download(spec, "README.md", revision=revision or None, local_files_only=offline))
-        )
-    except Exception:  # no card, no network, no such model: opening the model says which
-        return {}
+    found = hub.file(spec, "README.md", revision, token=None)
+    return front_matter(found) if found else {}
 
 
 def told_preview(found: dict[str, Any]) -> str:

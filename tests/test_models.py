@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from lab import domain, models
+from lab import domain, fit, models
 from lab.models import LocalModel, Sampling, open_model
 from lab.problems import Problem
 from tests.tiny import tiny_model
@@ -249,3 +253,65 @@ def test_precision_follows_the_device() -> None:
     assert models.pick_dtype(cuda, (7, 5)) == torch.float16  # a T4 only emulates bf16
     assert models.pick_dtype(cuda, (8, 0)) == models.pick_dtype(cuda, (9, 0)) == torch.bfloat16
     assert models.pick_dtype(torch.device("cpu")) == torch.float32
+
+
+def spoil(folder: Path, what: str) -> None:
+    """Make a folder with a model one that does not open."""
+    weights, settings = folder / "model.safetensors", folder / "config.json"
+    config = json.loads(settings.read_text("utf-8"))
+    if what == "no model":
+        settings.unlink()
+    elif what == "broken settings":
+        settings.write_text("{broken", "utf-8")
+    elif what == "no weights":
+        weights.unlink()
+    elif what == "pickled weights":
+        torch.save({}, folder / "pytorch_model.bin")
+        weights.unlink()
+    elif what == "torn weights":
+        weights.write_bytes(weights.read_bytes()[:500])
+    elif what == "code of its own":
+        remote = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
+        settings.write_text(json.dumps(config | {"model_type": "its-own", "auto_map": remote}), "utf-8")
+        (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("no model", "holds no config.json"),
+        ("broken settings", "not a valid JSON"),
+        ("no weights", "no safetensors weights"),
+        ("pickled weights", "no safetensors weights"),
+        ("torn weights", "is broken"),
+        ("code of its own", "never executed"),
+    ],
+)
+def test_a_model_that_does_not_open_says_why_in_both_languages(tmp_path: Path, what: str, why: str) -> None:
+    """And nothing of it is run: with a terminal, transformers would ask whether it may."""
+    spec = tiny_model(tmp_path / "m")
+    spoil(tmp_path / "m", what)
+    with pytest.raises(Problem) as told:
+        open_model(spec)
+    assert why in told.value.en and spec in told.value.en
+    assert re.search("[가-힣]", told.value.ko) and not (tmp_path / "m" / "ran").exists()
+
+
+@pytest.mark.parametrize(("offline", "why"), [("1", "LAB_OFFLINE=1"), ("0", "does not answer")])
+def test_without_a_network_a_hub_model_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, offline, why) -> None:
+    """The client itself would try each of its files for half a minute."""
+    monkeypatch.setenv("LAB_OFFLINE", offline)
+    monkeypatch.setattr(models.hub, "_answers", lambda endpoint, minute: False)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waited {seconds} s to try again"))
+    for look in (open_model, fit.look_up):
+        with pytest.raises(Problem, match=why):
+            look("somebody/tales")
+
+
+def test_a_hub_that_knows_no_such_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    error = OSError("somebody/tales is not a local folder")
+    response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co/somebody/tales"))
+    error.__cause__ = RepositoryNotFoundError("404", response=response)
+    assert "no such model" in models.cannot_open("somebody/tales", "somebody/tales", error).en
+    error.__cause__ = GatedRepoError("403", response=response)
+    assert "consent" in models.cannot_open("somebody/tales", "somebody/tales", error).en

@@ -196,7 +196,6 @@ def test_a_teacher_at_a_revision_is_judged_by_the_card_of_that_revision(
     import huggingface_hub
     from huggingface_hub import constants
 
-    monkeypatch.setenv("LAB_OFFLINE", "0")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with FakeHub() as hub:
         hub.add_user("hf_x", "somebody")
@@ -204,8 +203,7 @@ def test_a_teacher_at_a_revision_is_judged_by_the_card_of_that_revision(
         api.create_repo("somebody/tales")
         cards = [f"---\nbase_model: {base}\n---\n# x\n".encode() for base in ("some/first", "some/Distilled-2")]
         old, _ = (api.upload_file(path_or_fileobj=c, path_in_repo="README.md", repo_id="somebody/tales") for c in cards)
-        download = partial(huggingface_hub.hf_hub_download, endpoint=hub.url, token=False)
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        monkeypatch.setattr(preview.hub, "file", partial(preview.hub.file, endpoint=hub.url))
         assert preview.chain("somebody/tales").state == "warn"
         pinned = preview.chain("somebody/tales", old.oid)
     assert pinned.state == "ok" and "some/first" in pinned.en

@@ -312,10 +312,11 @@ def _lengths(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[float, int]:
     else:
         from transformers import AutoTokenizer
 
-        from lab.models import resolve
+        from lab.models import source
         from lab.training import conversation
 
-        tokenizer = AutoTokenizer.from_pretrained(resolve(config.student))
+        location, safely = source(config.student)
+        tokenizer = AutoTokenizer.from_pretrained(location, **safely)
         texts = [
             tokenizer.apply_chat_template(conversation(p), tokenize=False)
             if tokenizer.chat_template
