@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     licence.add_argument("--teacher", required=True)
     licence.add_argument("--student", required=True)
     licence.add_argument("--data", action="append", default=[], metavar="LICENCE")
+    licence.add_argument("--judge", default="", metavar="SPEC")
     add("checklist", "the eight checks before publishing: ok, warn or todo with the measured value")
     add("status", "where a run stands")
     add("list", "all runs", run=None)
@@ -165,7 +166,7 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
     if args.command == "license":
         from lab import licenses
 
-        found = licenses.chain(args.teacher, args.student, tuple(args.data), card=licenses.hub_card)
+        found = licenses.chain(args.teacher, args.student, tuple(args.data), None, licenses.hub_card, args.judge)
         return found, licenses.explain(found, "en")
     if args.command == "run":
         from lab.stages.compare import table

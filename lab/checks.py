@@ -25,12 +25,33 @@ from lab.domain import has_final_consonant, short_name
 from lab.morphemes import WORD, garbled, known, last_called, misfits, morphemes, starts, stuttered, uses
 from lab.records import Pair
 
-REASONS = (
-    "too_short", "too_long", "truncated", "repetition", "refusal", "meta", "prompt_echo", "foreign_script",
-    "english_mix", "broken_text", "missing_character", "missing_keyword", "unsafe", "bias", "pii", "not_a_story",
-    "incoherent", "ungrammatical", "wrong_register", "off_prompt", "near_duplicate", "low_score", "below_cut", "reviewer",
-)  # fmt: skip
-"""Every reason that a verdict may give; the set is stable."""
+REASONS: dict[str, tuple[str, str]] = {
+    "too_short": ("너무 짧음", "too short"),
+    "too_long": ("너무 김", "too long"),
+    "truncated": ("끝맺지 못함", "cut off"),
+    "repetition": ("되풀이", "repetition"),
+    "refusal": ("거절", "refusal"),
+    "meta": ("이야기 밖의 말", "talk about the task"),
+    "prompt_echo": ("지시문 베낌", "prompt echo"),
+    "foreign_script": ("외국 글자", "foreign script"),
+    "english_mix": ("영어 섞임", "English mixed in"),
+    "broken_text": ("깨진 글", "broken text"),
+    "missing_character": ("주인공 빠짐", "character missing"),
+    "missing_keyword": ("낱말 빠짐", "key word missing"),
+    "unsafe": ("아이에게 해로움", "unsafe"),
+    "bias": ("편견", "bias"),
+    "pii": ("개인 정보", "personal data"),
+    "not_a_story": ("이야기가 아님", "not a story"),
+    "incoherent": ("앞뒤가 안 맞음", "incoherent"),
+    "ungrammatical": ("문법 오류", "ungrammatical"),
+    "wrong_register": ("말투가 다름", "wrong register"),
+    "off_prompt": ("부탁과 다름", "off the prompt"),
+    "near_duplicate": ("거의 같은 이야기", "near-duplicate"),
+    "low_score": ("낮은 점수", "low score"),
+    "below_cut": ("순위 밖", "below the cut"),
+    "reviewer": ("사람이 뺌", "a person's word"),
+}
+"""Every reason that a verdict may give and what people read for it, in Korean and English; the set is stable."""
 
 SAME_WORD_RUN = 6
 """The same word this often in a row is a loop; storytellers stop at four or five ("아주 아주 아주")."""

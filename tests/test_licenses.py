@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from lab import licenses
+from lab import hub, licenses
 from lab.records import Pair, append_rows, write_json
 from lab.run import new_run
 from tests.fakehub import FakeHub
@@ -178,6 +178,26 @@ def test_a_trained_arm_inherits_base_teacher_and_the_licence_of_its_rows(tmp_pat
     assert licenses.chain(arm("", "cc-by-nc-4.0"), QWEN)["licence"] == "cc-by-nc-4.0"
 
 
+def test_the_terms_of_the_judge_that_chose_the_rows_bind_as_a_teachers_do():
+    """Its scores are outputs that select what a model learns from, and they stand in the dataset."""
+    found = licenses.chain("mini:teacher", QWEN, judge="api:gpt-4o")
+    assert found["dataset"]["verdict"] == "blocked" and "mini or none" in found["conditions"][0]
+    assert [row["who"] for row in found["chain"] if row["what"] == "judge"] == ["api:gpt-4o"]
+    assert licenses.chain("mini:teacher", QWEN, judge="meta-llama/Llama-3.1-8B-Instruct")["prefix"] == "Llama"
+    free = licenses.chain("mini:teacher", QWEN, judge="Qwen/Qwen2.5-1.5B-Instruct")
+    assert (free["verdict"], free["licence"]) == ("ok", "apache-2.0")
+    assert "judge: Qwen/Qwen2.5-1.5B-Instruct" in free["must_state"]
+    for own in ("mini", "none", "mini:teacher"):
+        assert not [row for row in licenses.chain("mini:teacher", QWEN, judge=own)["chain"] if row["what"] == "judge"]
+
+
+def test_a_run_is_bound_by_the_judge_of_its_filter(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    run = new_run("mini", "t")
+    write_json(run.stage_folder("filter") / "config.json", {"judge": "api:gpt-4o"})
+    assert licenses.run_chain(run, run.config("train"), "")["verdict"] == "blocked"
+
+
 def test_stated_licences_may_bring_their_links():
     said = licenses.stated("house-rules https://example.org/terms, cc0-1.0,")
     assert said == (("house-rules", "https://example.org/terms"), ("cc0-1.0", ""))
@@ -207,17 +227,17 @@ def card(tmp_path, monkeypatch):
     from huggingface_hub import HfApi, constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    licenses._hub_file.cache_clear()
-    with FakeHub() as hub:
-        hub.add_user("hf_x", "somebody").add_user("hf_q", "Qwen")
+    hub._file.cache_clear()
+    with FakeHub() as fake:
+        fake.add_user("hf_x", "somebody").add_user("hf_q", "Qwen")
 
         def put(name, front):
-            api = HfApi(endpoint=hub.url, token="hf_q" if name.startswith("Qwen") else "hf_x")
+            api = HfApi(endpoint=fake.url, token="hf_q" if name.startswith("Qwen") else "hf_x")
             api.create_repo(name, exist_ok=True)
             text = f"---\n{front}\n---\n# x\n".encode()
             return api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=name).oid
 
-        read = partial(licenses.hub_card, endpoint=hub.url)
+        read = partial(licenses.hub_card, endpoint=fake.url)
         read.put = put
         yield read
 
@@ -235,7 +255,7 @@ def test_a_card_makes_an_unknown_model_known_at_its_revision(card):
 def test_a_card_that_differs_from_the_table_binds_too(card):
     card.put(QWEN, "license: apache-2.0")
     assert licenses.chain("mini:teacher", QWEN, card=card)["verdict"] == "ok"
-    licenses._hub_file.cache_clear()
+    hub._file.cache_clear()
     card.put(QWEN, "license: cc-by-nc-4.0")
     found = licenses.chain("mini:teacher", QWEN, card=card)
     assert found["licence"] == "cc-by-nc-4.0" and found["verdict"] == "conditional"
@@ -266,7 +286,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_not_waited_for(monkeypatch
 def test_a_card_is_read_once_the_hub_answers_again(card, monkeypatch):
     card.put("somebody/tales", "license: apache-2.0")
     with monkeypatch.context() as away:
-        away.setattr(licenses, "_answers", lambda endpoint, minute: False)
+        away.setattr(hub, "_answers", lambda endpoint, minute: False)
         assert card("somebody/tales") is None
-    monkeypatch.setattr(licenses, "_minute", lambda: -1)
+    monkeypatch.setattr(hub, "_minute", lambda: -1)
     assert card("somebody/tales")["license"] == "apache-2.0"

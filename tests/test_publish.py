@@ -154,7 +154,7 @@ def test_prepare_writes_exactly_what_would_leave(make_run):
     assert "0 reference stories and 0 probes" in text and "3 test stories do, 2 of them" in text
     assert "url = {https://huggingface.co/alice/horangi-iyagi}" in text
     assert f"https://huggingface.co/datasets/{ready['dataset']}" in (data / "README.md").read_text("utf-8")
-    assert "bad (too_short)" in text and "merged into the base" in text
+    assert "bad: 너무 짧음 / too short (`too_short`)" in text and "merged into the base" in text
     for path in (data / "README.md", model / "README.md", model / "NOTICE", model / "config.json"):
         assert run.config("train", "distilled").student not in path.read_text("utf-8"), "no local path leaves"
     assert not (model / "adapter_config.json").exists(), "a base without a Hub id is merged"
@@ -176,6 +176,7 @@ def test_no_place_of_this_machine_and_no_endpoint_leaves(make_run, trained, tmp_
     own, judge = tmp_path / "own.jsonl", tmp_path / "judges" / "mine"
     own.write_text("{}\n", "utf-8")
     judge.mkdir(parents=True)
+    (judge / "README.md").write_text("---\nlicense: apache-2.0\n---\n", "utf-8")
     run = make_run(teacher=f"{trained / 'base'}@0123456789ab")
     write_json(run.stage_folder("generate") / "config.json", {"teacher": str(trained / "base"), "base_url": "http://10.0.0.7/v1"})  # fmt: skip
     write_json(run.stage_folder("filter") / "config.json", {"judge": str(judge)})

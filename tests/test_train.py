@@ -563,7 +563,8 @@ def test_an_estimate_before_the_start(run_: Run, student: str, monkeypatch: pyte
         assert before[same] == facts[same]
     assert before["tokens"] == pytest.approx(facts["tokens"], rel=0.1)
     after = stage.estimate(run_, made)
-    assert after["measured"] and after["seconds"] == pytest.approx(facts["seconds"], rel=0.1)
+    # Given to a tenth of a second, which is much of a training as short as this one.
+    assert after["measured"] and after["seconds"] == pytest.approx(facts["seconds"], rel=0.1, abs=0.06)
     monkeypatch.setattr(fit, "free_memory", lambda device: 10**6)
     short = stage.estimate(run_, made)
     assert not short["fits"] and "hardly fit" in short["warning"]["en"]

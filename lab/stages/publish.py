@@ -22,6 +22,7 @@ from urllib.parse import urlparse
 
 from lab import licenses
 from lab import report as rendering
+from lab.checks import REASONS
 from lab.config import PublishConfig, TrainConfig, as_json
 from lab.domain import DATA
 from lab.problems import Problem, Stopped
@@ -102,8 +103,8 @@ def _licence(run_: Run, config: PublishConfig, trained: TrainConfig) -> dict[str
     write_json(run_.folder / "publish" / "licence.json", found)
     if found["verdict"] == "blocked":
         raise Problem(
-            f"This cannot be published: {' '.join(found['conditions'])} Train with another teacher or data. {licenses.NOT_ADVICE['en']}",
-            f"공개할 수 없습니다. {' '.join(found['reasons_ko'])} 다른 교사나 자료로 학습해 주세요. {licenses.NOT_ADVICE['ko']}",
+            f"This cannot be published: {' '.join(found['conditions'])} Use another teacher, judge or data. {licenses.NOT_ADVICE['en']}",
+            f"공개할 수 없습니다. {' '.join(found['reasons_ko'])} 교사나 심사 모델, 자료를 바꾸어 주세요. {licenses.NOT_ADVICE['ko']}",
         )
     if found["verdict"] == "unknown":
         linked = [(name, link) for name, link in licenses.stated(config.data_licence) if name and link]
@@ -192,6 +193,11 @@ def _render(name: str, **values: Any) -> str:
 def _cell(value: Any) -> str:
     """A text that stays inside one cell or line of Markdown, with no markup of its own."""
     return re.sub(r"\s+", " ", str(value)).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _reason(name: str) -> str:
+    """A reason of the filter for a card: in both languages, with the name that stands in the data."""
+    return f"{' / '.join(REASONS[name])} (`{name}`)" if name in REASONS else _cell(name)
 
 
 def _number(value: Any) -> str:
@@ -343,7 +349,8 @@ def prepare(run_: Run, config: PublishConfig, namespace: str = "your-name", data
     missing = _prepare_dataset(run_, config, found, dataset_repo, common, stages)
     missing += _prepare_model(run_, arm, found, model_repo, dataset_repo, dataset_commit, common)
     # A teacher's name in the rows carries its revision: FOLDER@HASH.
-    names = {x.partition("@")[0] for x in (trained.student, *common["teachers"])} - licenses.IMPORTED
+    judge = run_.config("filter").judge
+    names = {x.partition("@")[0] for x in (trained.student, judge, *common["teachers"])} - licenses.IMPORTED
     places = sorted((x for x in names if Path(x).exists()), key=len, reverse=True)
     for kind in ("dataset", "model"):
         for path in sorted(run_.publish_folder(kind).rglob("*")):
@@ -466,7 +473,7 @@ def _prepare_dataset(
     sample = row(kept[0])
     card = _render(
         "dataset.md.jinja", front=front, repo=repo, part=_part(found, "dataset"), chain=_rows_of(found, "dataset"), licence_text=found["dataset"]["licence"], total=len(pairs),
-        kept=len(kept), train=len(splits["train"]), test=len(splits["test"]), rejected=len(rejected), reasons=list(reasons.items()),
+        kept=len(kept), train=len(splits["train"]), test=len(splits["test"]), rejected=len(rejected), reasons=[(_reason(name), count) for name, count in reasons.items()],
         prompts=[_cell(p.instruction) for p in kept[:3]], grid=_grid(pairs),
         fields=[(n, m, _cell(sample[n])[:200]) for n, m in meanings.items()], agreement=_agreement(run_),
         citation=_citation(common["title"], repo, "dataset"), duplicates=counts["near_duplicate"], generate=stages["generate"], filter=stages["filter"], **common,
@@ -595,7 +602,7 @@ def _samples(run_: Run, arm: str) -> list[dict[str, str]]:
         if (r["who"], r["name"]) == ("arm", arm) and r["text"] and not r.get("sample") and not found_secrets(r["text"])
     ]
     clean = [r for r in rows if not r["reasons"]]
-    bad = [(r, f"나쁜 예 / bad ({', '.join(r['reasons'])})") for r in rows if r["reasons"]][:1]
+    bad = [(r, f"나쁜 예 / bad: {', '.join(map(_reason, r['reasons']))}") for r in rows if r["reasons"]][:1]
     if not bad and len(clean) > 2:
         judged = [r for r in clean if r.get("judge") is not None]
         worst = min(judged or clean[2:], key=lambda r: r.get("judge") or 0)

@@ -9,13 +9,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from lab.checks import REASONS
 from lab.config import FilterConfig, checked, preset_config
 from lab.records import Pair, Verdict
 from lab.run import Run
 from lab.stages.filter import Cut, Table, apply_cut, curve, cut, decide, ledger, rules_off
 from lab.ui import charts, form, review, story
 from lab.ui.page import ACT, QUIET, Page, needed, notice
-from lab.ui.texts import REASON_TEXTS, reason, say
+from lab.ui.texts import reason, say
 
 SHELF = 12
 TOPS = (1.0, 0.8, 0.5, 0.3)
@@ -147,7 +148,7 @@ def _build_cut(page: Page, fields: dict[str, Any]) -> None:
 def _switchable(table: Table, config: FilterConfig) -> list[str]:
     """The rules that found something in this run, or are off."""
     found = table.counts()
-    return [r for r in REASON_TEXTS if r not in NO_RULE and (found.get(r) or r in rules_off(config))]
+    return [r for r in REASONS if r not in NO_RULE and (found.get(r) or r in rules_off(config))]
 
 
 def outcome(table: Table, result: Cut, language: str) -> str:
@@ -197,10 +198,10 @@ def _build_ledger(page: Page) -> None:
         )
     with gr.Row():
         why = page.label(
-            gr.Dropdown(["", *REASON_TEXTS], value="", min_width=160, elem_id="ledger-reason"),
+            gr.Dropdown(["", *REASONS], value="", min_width=160, elem_id="ledger-reason"),
             lambda lang: {
                 "label": say("reason", lang),
-                "choices": [(say("any_reason", lang), ""), *((reason(r, lang), r) for r in REASON_TEXTS)],
+                "choices": [(say("any_reason", lang), ""), *((reason(r, lang), r) for r in REASONS)],
             },
         )
         text = page.label(

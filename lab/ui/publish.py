@@ -52,7 +52,7 @@ def build(page: Page) -> None:
 
 def _licence_files(run: Run) -> list[Path]:
     arms = [run.stage_folder("train", a) / "config.json" for a in run.arms()]
-    stages = [run.stage_folder(s) / "config.json" for s in ("generate", "publish")]
+    stages = [run.stage_folder(s) / "config.json" for s in ("generate", "filter", "publish")]
     return [run.folder / "publish" / "licence.json", run.pairs_file, *stages, *arms]
 
 

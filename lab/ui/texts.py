@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lab.checks import REASONS
+
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, dict[str, str]] = {
@@ -268,6 +270,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "files_title": "올라갈 파일 {count}개와 NOTICE",
         "chain_title": "라이선스 사슬",
         "chain_teacher": "교사",
+        "chain_judge": "심사 모델",
         "chain_data": "가져온 자료",
         "chain_student": "학생의 바탕",
         "made_dataset": "데이터셋",
@@ -700,6 +703,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "files_title": "The {count} files that would leave, and the NOTICE",
         "chain_title": "Licence chain",
         "chain_teacher": "Teacher",
+        "chain_judge": "Judge",
         "chain_data": "Own data",
         "chain_student": "Base of the student",
         "made_dataset": "Dataset",
@@ -906,33 +910,6 @@ GRADIO: dict[str, str] = {
 }
 """What Gradio says in English alone, and the same in Korean. What ends in a blank begins a longer text."""
 
-REASON_TEXTS: dict[str, tuple[str, str]] = {
-    "too_short": ("너무 짧음", "too short"),
-    "too_long": ("너무 김", "too long"),
-    "truncated": ("끝맺지 못함", "cut off"),
-    "repetition": ("되풀이", "repetition"),
-    "refusal": ("거절", "refusal"),
-    "meta": ("이야기 밖의 말", "talk about the task"),
-    "prompt_echo": ("지시문 베낌", "prompt echo"),
-    "foreign_script": ("외국 글자", "foreign script"),
-    "english_mix": ("영어 섞임", "English mixed in"),
-    "broken_text": ("깨진 글", "broken text"),
-    "missing_character": ("주인공 빠짐", "character missing"),
-    "missing_keyword": ("낱말 빠짐", "key word missing"),
-    "unsafe": ("아이에게 해로움", "unsafe"),
-    "bias": ("편견", "bias"),
-    "pii": ("개인 정보", "personal data"),
-    "not_a_story": ("이야기가 아님", "not a story"),
-    "incoherent": ("앞뒤가 안 맞음", "incoherent"),
-    "ungrammatical": ("문법 오류", "ungrammatical"),
-    "wrong_register": ("말투가 다름", "wrong register"),
-    "off_prompt": ("부탁과 다름", "off the prompt"),
-    "near_duplicate": ("거의 같은 이야기", "near-duplicate"),
-    "low_score": ("낮은 점수", "low score"),
-    "below_cut": ("순위 밖", "below the cut"),
-    "reviewer": ("사람이 뺌", "a person's word"),
-}
-
 
 def say(key: str, language: str, **values: object) -> str:
     """The text of ``key`` with ``values`` filled in."""
@@ -941,7 +918,7 @@ def say(key: str, language: str, **values: object) -> str:
 
 def reason(name: str, language: str) -> str:
     """A filter's reason in words."""
-    ko, en = REASON_TEXTS.get(name, (name, name))
+    ko, en = REASONS.get(name, (name, name))
     return ko if language == "ko" else en
 
 
