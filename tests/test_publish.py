@@ -725,6 +725,11 @@ def test_upload_from_the_tab_is_private_first_and_leaves_no_token(make_run, hub,
         list(tab.upload(run.id, "en", TOKEN, ""))
     publish.run(run, PublishConfig(dry_run=True), Progress(run, "publish", []))
     assert tab.namespaces(TOKEN)["choices"] == ["alice"]
+    card = run.publish_folder("model") / "README.md"
+    assert "your-name/" in card.read_text("utf-8")
+    tab.name_cards(run.id, "alice")
+    read = card.read_text("utf-8")
+    assert "your-name" not in read and '"alice/' in read
     shown = list(tab.upload(run.id, "en", TOKEN, "alice"))[-1]
     done = run.done("publish")
     assert done["dataset"]["url"] in shown and "Only you can see it" in shown

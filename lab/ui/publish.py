@@ -20,7 +20,7 @@ from lab.problems import Problem, Stopped
 from lab.records import read_json
 from lab.run import Run
 from lab.ui import form, shared, story
-from lab.ui.page import ACT, Page, needed, notice
+from lab.ui.page import ACT, Page, find, needed, notice
 from lab.ui.texts import say
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -79,6 +79,7 @@ def _build_upload(page: Page) -> tuple[gr.HTML, gr.Button]:
         result = gr.HTML()
     page.show(uploaded, [result], lambda run: [run.stage_folder("publish") / "done.json"])
     where = [page.run, page.language]
+    namespace.change(name_cards, [page.run, namespace], None, **UPLOAD)
 
     # On a Space Gradio hands the visitor's own token in by the annotation; asked for elsewhere, it would refuse to start.
     if shared.shared():
@@ -137,6 +138,19 @@ def namespaces(token: str) -> Any:
     shared.slow_down()
     found = publish.account(_signed_in(token))
     return gr.update(choices=found, value=found[0])
+
+
+def name_cards(run_id: str | None, name: str | None) -> None:
+    """Make the cards again with the account's name in them once it is known: what is read is what leaves."""
+    from lab.stages import publish
+
+    run = find(run_id)
+    done = (run.done("publish") if run else None) or {}
+    if not (run and name and done.get("dry_run")) or done["model"]["repo"].startswith(f"{name}/"):
+        return
+    if run.state("publish") != "stale" and jobs.look(run).state not in jobs.GOING:
+        with jobs.at_work(run, "publish", ["publish", run.id], say=False) as progress:
+            publish.run(run, replace(run.config("publish"), dry_run=True), progress, namespace=name)
 
 
 def _work(run_id: str | None, language: str, token: str, job: Callable[[Run, Any], None]) -> Iterator[str]:

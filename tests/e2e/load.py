@@ -115,7 +115,7 @@ async def load(url: str, visitors: int, seconds: float, made: list[tuple[str, st
         "page_ms": {"median": round(1000 * statistics.median(pages)), "most": round(1000 * max(pages))},
         "look_ms": {
             "median": round(1000 * statistics.median(looks)),
-            "p95": round(1000 * statistics.quantiles(looks, n=20)[-1]),
+            "p95": round(1000 * (statistics.quantiles(looks, n=20)[-1] if len(looks) > 1 else looks[0])),
             "most": round(1000 * max(looks)),
         },
         "mixed": mixed[:5],
