@@ -104,7 +104,7 @@ CSS = """
 .link b, .link span, .link small { display:block; } .link b i { font-style:normal; margin-right:.25em; } .link small { color:var(--soft); } .link.made { border-width:2px; } .link.made.ok { border-color:#009E73; } .link.made.conditional { border-color:#E69F00; }
 .link.made.unknown { border-color:#6b6b6b; border-style:dashed; } .link.made.blocked { border-color:#D55E00; border-style:double; border-width:4px; }
 .measures tr.axis th { text-align:left; color:var(--soft); padding-top:1rem; } .duels small { display:block; color:var(--soft); }
-footer { display:none !important; }
+footer { display:none !important; } #job:has(.job.idle) { display:none !important; } /* an idle job says nothing */
 .modebar-container { display:none !important; } /* Plotly's own buttons: English alone; dragging zooms, a double click goes back */
 .dark .tab-container button.selected { color:var(--accent) !important; } .dark .step.is-running i { background:#56B4E9; border-color:#56B4E9; }
 .dark .block:has(.js-plotly-plot) { background:var(--paper) !important; } /* the charts' blue needs a dark ground */
@@ -121,15 +121,15 @@ footer { display:none !important; }
   #cast > .form { flex-direction:column; } .teller { height:20rem !important; } .job { min-height:3.2rem; }
   .said { height:8.6rem; } #prompt textarea { min-height:4rem; } /* the hint takes two lines, a request may take one */ #ledger-page, #answer-page { flex-grow:1 !important; } #story-search { min-width:0 !important; }
   #ledger-search { order:1; flex-basis:100% !important; }
-  /* The tabs in the first look: who holds a phone knows what it is, and an idle job says nothing. */
+  /* The tabs in the first look: who holds a phone knows what it is. */
   #head { flex-wrap:nowrap !important; align-items:center; } #head > .column { min-width:0 !important; } #head > .column:last-child { flex:0 0 auto !important; }
   #drawers { gap:.4rem; flex-wrap:nowrap; }
   #drawers:has(.label-wrap.open) { flex-wrap:wrap; } #drawers > .block { padding:.55rem .6rem !important; }
   #drawers > .block > .label-wrap { font-size:.86rem; gap:.2rem; white-space:nowrap; }
-  .step:is(.is-done, .is-empty) small { position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%); }
+  .step:is(.is-done, .is-empty, .is-running) small { position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%); }
   .steps { gap:.22rem; } .step { position:relative; gap:.25rem; }
   #language .wrap { flex-wrap:nowrap; gap:.3rem; } #language label { padding:.3rem .5rem; }
-  .masthead p, #bar .info-text, #job:has(.job.idle) { display:none !important; } .step { padding:.25rem .32rem; font-size:.77rem; } .step i { width:.5rem; height:.5rem; }
+  .masthead p, #bar .info-text { display:none !important; } .step { padding:.25rem .32rem; font-size:.77rem; } .step i { width:.5rem; height:.5rem; }
   .chain { flex-direction:column; } .chain .arrow { text-align:center; transform:rotate(90deg); }
   .tab-container button { padding:.6rem .2rem !important; font-size:.86rem !important; }
   .tab-container[role=tablist] button { flex:1 1 auto; justify-content:center; text-align:center; } #stop, #go-on { flex:1 1 100%; } #start-generate, #start-train { order:-1; }
