@@ -48,13 +48,18 @@ def family(name: str, data: bool = False) -> dict[str, Any]:
     return next(f for f in families() if f["kind"] in kinds and re.search(f["pattern"], name, re.IGNORECASE))
 
 
+def _spelt(licence: str) -> str:
+    """A licence as the Hub spells it: ``GPL 3.0`` is ``gpl-3.0``."""
+    return re.sub(r"[\s_]+", "-", licence.strip()).lower()
+
+
 def licence_family(licence: str) -> dict[str, Any]:
     """The family of a licence as people write it (``CC BY-NC 4.0``), or of the model or provider whose terms it names.
 
     Rows that somebody brings may come from a model: ``llama3.1``, ``qwen-research`` or ``openai`` bind them as they bind
     a teacher's.
     """
-    name = re.sub(r"[\s_]+", "-", licence.strip()).lower()
+    name = _spelt(licence)
     found = family(name, data=True)
     if found["kind"] != "unknown":
         return found
@@ -195,7 +200,7 @@ def run_teachers(run: Run) -> list[str]:
 def _label(f: dict[str, Any], name: str) -> str:
     """The licence id as shown: ``apache-2.0`` or ``other: qwen-research``."""
     if f["id"] == "=":
-        return name.lower()
+        return _spelt(name)
     return f"other: {f['name']}" if f["id"] == "other" else f["id"]
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from lab import hub, licenses
+from lab import domain, hub, licenses
 from lab.records import Pair, append_rows, write_json
 from lab.run import new_run
 from tests.fakehub import FakeHub
@@ -206,6 +206,13 @@ def test_stated_licences_may_bring_their_links():
 def test_every_text_that_a_licence_asks_for_is_named():
     found = licenses.chain("meta-llama/Llama-3.1-8B-Instruct", QWEN)
     assert found["dataset"]["texts"] == ["llama3.1"] and found["model"]["texts"] == ["llama3.1", "apache-2.0"]
+
+
+@pytest.mark.parametrize("said", ["GPL 3.0", "gpl-2.0", "AGPL_3.0", "LGPL-2.1", "ODbL", "CC BY-SA 4.0"])
+def test_a_licence_of_rows_is_spelt_as_the_hub_does_and_its_text_goes_along(said):
+    found = licenses.chain("", "mini:student", (said,))["dataset"]
+    assert found["card"]["license"] == found["licence"] == said.lower().replace(" ", "-").replace("_", "-")
+    assert all((domain.DATA / "licences" / f"{name}.txt").exists() for name in found["texts"])
 
 
 def test_sources_name_what_a_reader_can_look_up():

@@ -14,7 +14,7 @@ import yaml
 
 from lab.config import PublishConfig
 from lab.domain import DATA
-from lab.problems import Problem
+from lab.problems import Problem, Stopped
 from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_json, write_json
 from lab.run import new_run
@@ -489,6 +489,28 @@ def test_publish_is_whole_linked_private_and_repeatable(make_run, hub):
     assert run.state("publish") == "done"
     for path in run.folder.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+def test_a_stop_is_heard_between_large_files_and_nothing_of_them_is_sent_again(make_run, hub, monkeypatch):
+    monkeypatch.setattr(publish, "LARGE", 1000)
+    run = make_run()
+
+    class Stopping(Progress):
+        def step(self, done, under_way=0.0, stop=True, **facts):
+            self.interrupted |= facts.get("file", "").endswith(".safetensors")
+            super().step(done, under_way, stop, **facts)
+
+    def sent():
+        return [r[1] for r in hub.requests if r[0] == "PUT"]
+
+    with pytest.raises(Stopped):
+        publish.run(run, PublishConfig(), Stopping(run, "publish", []), token=TOKEN, endpoint=hub.url)
+    model = f"alice/{publish.slug(run.meta()['title'], run.id)}"
+    assert sent() and set(hub.files("model", model)) <= {".gitattributes"}, "sent, but not committed"
+    before = len(sent())
+    facts = go(run, hub)
+    assert set(publish._files(run.publish_folder("model"))) <= set(hub.files("model", facts["model"]["repo"]))
+    assert len(sent()) == before, "the Hub had the bytes already"
 
 
 NOISY = """

@@ -32,6 +32,7 @@ from lab.retention import number
 from lab.run import Run
 
 ATTEMPTS = 6
+LARGE = 1_000_000  # bytes of a file that is sent by itself, before the commit that names it
 TIMEOUT = 60.0  # seconds for one request; the client's own default is to wait for ever
 SECRETS = {
     "token": re.compile(
@@ -761,11 +762,19 @@ def _upload(run_: Run, kind: str, repo: str, api: Any, progress: Progress, unsur
                 f"{repo} holds commits that this run did not make; nothing was overwritten. Choose another name.",
                 f"{repo} 저장소에 이 실험이 올리지 않은 커밋이 있어 아무것도 덮어쓰지 않았습니다. 다른 이름을 골라 주세요.",
             )
-        stale = [p for p in there if p not in files]
+        added = [CommitOperationAdd(p, str(path)) for p, path in files.items()]
+        # The large ones before the commit, one by one, so that a stop is heard between them.
+        large = [a for a in added if a.upload_info.size >= LARGE]
+        for number, one in enumerate(large, 1):
+            patiently(
+                f"upload {one.path_in_repo}",
+                progress,
+                lambda one=one: api.preupload_lfs_files(repo, [one], repo_type=kind, free_memory=False),
+            )
+            progress.step(progress.job["done"], number / (len(large) + 1), file=one.path_in_repo)
+        operations = [*added, *(CommitOperationDelete(p) for p in there if p not in files)]
 
         def send() -> str:
-            operations: list[Any] = [CommitOperationAdd(p, str(path)) for p, path in files.items()]
-            operations += [CommitOperationDelete(p) for p in stale]
             message = f"Publish {kind} of run {run_.id}"
             return api.create_commit(
                 repo, operations, commit_message=message, repo_type=kind, parent_commit=info.sha
@@ -849,6 +858,7 @@ def run(
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
     if config.dry_run:
         ready = prepare(run_, config, namespace or "your-name")
+        _say_missing(ready, progress)
         blank = {"url": None, "commit": None}
         facts = {"dataset": {"repo": ready["dataset"], **blank}, "model": {"repo": ready["model"], **blank}}
         facts |= {"verdict": ready["verdict"], "dry_run": True}
@@ -866,12 +876,7 @@ def run(
         ready = prepare(run_, config, name)
         progress.step(1)
         unsure = ready["verdict"] == "unknown"
-        if ready["missing"]:
-            names = ", ".join(ready["missing"])
-            progress.note(
-                f"LICENSE only names the terms of {names}. Put their full text there before making it public.",
-                f"LICENSE 파일에 약관 이름만 있습니다({names}). 공개하기 전에 전문을 넣어 주세요.",
-            )
+        _say_missing(ready, progress)
         dataset = _upload(run_, "dataset", ready["dataset"], api, progress, unsure)
         progress.step(2)
         prepare(run_, config, name, dataset["commit"])
@@ -884,6 +889,16 @@ def run(
     run_.finish("publish", facts)
     progress.step(4, stop=False)
     return facts
+
+
+def _say_missing(ready: dict[str, Any], progress: Progress) -> None:
+    """Name the licences whose text is within reach neither here nor on the Hub."""
+    if ready["missing"]:
+        names = ", ".join(ready["missing"])
+        progress.note(
+            f"LICENSE only names the terms of {names}. Put their full text there before making it public.",
+            f"LICENSE 파일에 약관 이름만 있습니다({names}). 공개하기 전에 전문을 넣어 주세요.",
+        )
 
 
 def _publicise(api: Any, kind: str, repo: str, progress: Progress) -> None:
