@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lab.checks import REASONS
 
 LANGUAGES = ("ko", "en")
@@ -909,6 +911,10 @@ GRADIO: dict[str, str] = {
     "Remove this file": "이 파일 빼기",
 }
 """What Gradio says in English alone, and the same in Korean. What ends in a blank begins a longer text."""
+
+
+# A browser may break a line between a closing quote and the particle that belongs to it; a word joiner forbids that.
+TEXTS["ko"] = {key: re.sub("’(?=[가-힣])", "’\u2060", text) for key, text in TEXTS["ko"].items()}
 
 
 def say(key: str, language: str, **values: object) -> str:
