@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -570,30 +571,78 @@ def test_an_estimate_before_the_start(run_: Run, student: str, monkeypatch: pyte
     assert not short["fits"] and "hardly fit" in short["warning"]["en"]
 
 
-@pytest.mark.slow
-def test_two_processes_learn_what_one_learns(run_: Run, student: str) -> None:
-    """accelerate launch with two CPU processes: the same losses, one set of files, one JSON object."""
-    knobs = ["--student", student, "--method", "lora", "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
+SPREAD = """
+# accelerate spreads weights over GPUs alone; told that these two processes are such, it does so here.
+import sys
+from accelerate import state
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+made = state.PartialState.__init__
+
+def init(self, *args, **kwargs):
+    made(self, *args, **kwargs)
+    if self.distributed_type is DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+state.PartialState.__init__ = init
+from lab import training
+from lab.__main__ import main
+step = training.HardTrainer.training_step
+
+def spread(self, *args, **kwargs):
+    assert all(isinstance(p, DTensor) for p in self.model.parameters())
+    return step(self, *args, **kwargs)
+
+training.HardTrainer.training_step = spread
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def launched(file: Path, program: list[str], run_: Run, student: str, method: str) -> dict[str, Any]:
+    """What the training of arm "two" by two processes of accelerate launch prints."""
+    knobs = ["--student", student, "--method", method, "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
     knobs += ["--lora-dropout", "0", "--evaluations", "2", "--json"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     root = Path(__file__).resolve().parent.parent
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(root / "launch/cpu.yaml")]
-    launcher += ["--main_process_port", "0", "-m"]
-    one = stage.run(run_, config(student, arm="one", lora_dropout=0.0), Progress(run_, "train", []))
     done = subprocess.run(
-        [*launcher, "lab", "train", run_.id, "--arm", "two", *knobs],
+        [*launcher, "--main_process_port", "0", *program, "train", run_.id, "--arm", "two", *knobs],
         cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    two = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+LAUNCH = Path(__file__).resolve().parent.parent / "launch"
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(run_: Run, student: str) -> None:
+    """accelerate launch with two CPU processes: the same losses, one set of files, one JSON object."""
+    one = stage.run(run_, config(student, arm="one", lora_dropout=0.0), Progress(run_, "train", []))
+    two = launched(LAUNCH / "cpu.yaml", ["-m", "lab"], run_, student, "lora")
     assert two["batch"] == "2 x 1 x 2" and two["steps"] == one["steps"]
     assert [s for s, _ in losses(run_, "two")] == list(range(1, 9))
     assert [x for _, x in losses(run_, "two")] == pytest.approx([x for _, x in losses(run_, "one")], rel=1e-3)
     assert two["tokens"] == one["tokens"]
     a, b = adapter(run_, "one"), adapter(run_, "two")
+    assert all(torch.allclose(a[k], b[k], atol=1e-3) for k in a)
+
+
+@pytest.mark.slow
+def test_weights_spread_over_two_processes_learn_what_one_learns(run_: Run, student: str, tmp_path: Path) -> None:
+    """The FSDP file, on two CPU processes: every weight lies in pieces, the losses and the saved model are the same."""
+    file, program = tmp_path / "fsdp.yaml", tmp_path / "spread.py"
+    file.write_text((LAUNCH / "fsdp.yaml").read_text("utf-8") + "use_cpu: true\n", "utf-8")
+    program.write_text(SPREAD, "utf-8")
+    one = stage.run(run_, config(student, arm="one", method="full"), Progress(run_, "train", []))
+    two = launched(file, [str(program)], run_, student, "full")
+    assert two["batch"] == "2 x 1 x 2" and two["steps"] == one["steps"]
+    assert [x for _, x in losses(run_, "two")] == pytest.approx([x for _, x in losses(run_, "one")], rel=1e-3)
+    a, b = (open_model(f"run:{run_.id}/{arm}").model.state_dict() for arm in ("one", "two"))
     assert all(torch.allclose(a[k], b[k], atol=1e-3) for k in a)
 
 
