@@ -91,6 +91,10 @@ STATED = 15
 that look like it have shorter ones."""
 REASONED = 3
 """Turns of an essay in such a text."""
+EVENTS = 3
+"""Words of a plot that was asked for, none of which comes up. Calibrated: in a good story at least one does."""
+TITLE = 30
+"""Characters of a title at most."""
 GONE = 0.2
 """The part of the story after which the character is named no more. Calibrated: 0.25 in a good story."""
 ECHO = 16
@@ -348,7 +352,7 @@ def repetition_scores(text: str) -> dict[str, float]:
         "new_words": round(len(set(stems)) / max(1, len(stems)), 3),
         "words": len(stems),
         "alike": alike,
-        "changed": max(map(len, _changed(narration(text)).values()), default=0),
+        "changed": max(map(len, _changed(_prose(text)).values()), default=0),
         "echoed": max((len("".join(a)) for a, b in itertools.pairwise(plain) if a == b), default=0),
     }
 
@@ -373,6 +377,19 @@ def _said_again(text: str, name: str) -> tuple[tuple[int, int], ...]:
         told.append(words)
     share, least, anywhere = SAID_AGAIN
     return tuple(again) if len(again) >= anywhere or len(again) >= max(least, share * len(told)) else ()
+
+
+def _prose(text: str) -> str:
+    """The narration without the lines of a song in it, which sing one thing after the other: lines without an end, as long as
+    they are the smaller part. As long as the text, so that places stay places.
+    """
+    told = narration(text)
+    lines = [m for m in re.finditer(r"[^\n]+", told) if WORD.search(m[0]) and not _CLOSED.search(m[0].strip())]
+    if 2 * sum(len(m[0]) for m in lines) > len(told):
+        return told
+    for line in lines:
+        told = told[: line.start()] + " " * len(line[0]) + told[line.end() :]
+    return told
 
 
 @lru_cache(maxsize=8)
@@ -436,7 +453,7 @@ def _loop(text: str) -> tuple[int, int]:
         if len(key) >= 6 and key in seen:
             return match.end() - len(match[0].lstrip()), match.end()
         seen.add(key)
-    for places in _changed(narration(text)).values():
+    for places in _changed(_prose(text)).values():
         if len(places) >= CHANGED:
             return [*places.values()][1]
     words = list(WORD.finditer(text))
@@ -503,7 +520,7 @@ _MARKDOWN = re.compile(r"\*\*|```|^#+ ", re.MULTILINE)
 def meta(pair: Pair, config: FilterConfig) -> Finding | None:
     """Talk about the task around the story: a greeting, a title in Markdown, a comment, an offer."""
     text = narration(pair.output)
-    found = _first("meta", wording.META, text) or _first("meta", _MARKDOWN, pair.output) or _title_again(pair)
+    found = _first("meta", wording.META, text) or _first("meta", _MARKDOWN, pair.output) or _title(pair)
     if found:
         return found
     if aside := _about_the_task(text):
@@ -530,11 +547,16 @@ def _set_apart(text: str, name: str) -> Finding | None:
     return None
 
 
-def _title_again(pair: Pair) -> Finding | None:
-    """A title that stands twice: a line without an end that names character or key word. Verses have more such lines."""
+def _title(pair: Pair) -> Finding | None:
+    """A title, a line without an end that names character or key word, set apart or twice. Verses have more such lines."""
     lines = [m for m in re.finditer(r"[^\n]+", pair.output) if m[0].strip()]
     bare = [m for m in lines if not _CLOSED.search(m[0].strip())]
     names = [w for w in (_called(pair), *pair.keywords) if w]
+    # Or one over an empty line, where all other lines have an end.
+    head = bare[0] if len(bare) == 1 and bare[0] is lines[0] and len(lines) > 1 else None
+    apart = head and len(head[0].strip()) <= TITLE and pair.output[head.end() : lines[1].start()].count("\n") > 1
+    if head and apart and any(n in head[0] for n in names):
+        return Finding("meta", *head.span())
     for a, b in itertools.combinations(bare if 2 * len(bare) <= len(lines) + 3 else [], 2):
         if a[0].strip() == b[0].strip() and any(n in a[0] for n in names):
             return Finding("meta", *b.span())
@@ -602,7 +624,8 @@ def english_mix(pair: Pair, config: FilterConfig) -> Finding | None:
     allowed = set(_LATIN.findall(pair.instruction + " " + pair.character))
     text = _MACHINE.sub(lambda m: " " * len(m[0]), pair.output)
     for match in _LATIN.finditer(text):
-        if not _LATIN_OK.fullmatch(match[0]) and match[0] not in allowed:
+        word = match[0].rstrip("'’")  # a closing quotation mark is no part of it
+        if not _LATIN_OK.fullmatch(word) and not {word, match[0]} & allowed:
             return Finding("english_mix", *match.span())
     for match in _LATIN_ROW.finditer(text):
         if not set(match[0].split()) <= allowed:
@@ -711,6 +734,8 @@ def unsafe(pair: Pair, config: FilterConfig) -> Finding | None:
         near = pair.output[start : after if after >= 0 else None].replace(pair.character or " ", "")
         if not wording.CAREFUL.search(near):
             return Finding("unsafe", *match.span())
+    if all(pattern.search(pair.output) for pattern in wording.LURED) and not wording.REFUSES.search(pair.output):
+        return _first("unsafe", wording.LURED[-1], pair.output)
     return None
 
 
@@ -772,6 +797,11 @@ def not_a_story(pair: Pair, config: FilterConfig) -> Finding | None:
     return None
 
 
+def incoherent(pair: Pair, config: FilterConfig) -> Finding | None:
+    """Two sentences of the narration that contradict themselves; one may be a joke."""
+    return _several("incoherent", wording.CONTRADICTION.finditer(narration(pair.output)), 2)
+
+
 _CLIPPED = re.compile(
     r"(?:[가-힣]?(?:음|함|임|됨|짐|봄|옴|감|줌|킴|김|림|침|남|냄|씀|뜸|춤)|다고 함|라고 함)[.!?~ㅋㅎ\s]*$"
 )
@@ -821,7 +851,7 @@ _MISFORMED = re.compile(
     r"|(?:은는|는은|을를|를을|에게를|에서를|에를|에게에|으로에)(?![가-힣])"
     r"|습니다(?:요|어요|네요|죠|고요|는)|니다어요|(?<![바판소수])다요[.!?]|(?<=[가-힣])[아어여해]어요(?![가-힣])"
     r"|(?:어요|아요|습니다)(?:는|은|를|을|가|에|의)(?=[\s.,])"
-    rf"|[가-힣]*{_SS}(?![가-힣…—~-]|\s?\.\.)|[가-힣]*{_SS}(?:요(?![가-힣])|니다|습[어았었]|어[았었])|(?!있){_SS}(?:게 [하되만]|는 거)|[았었]았|었었었|하여었"
+    rf"|[가-힣]*{_SS}(?![가-힣…—~-]|\s?\.\.|\. 습)|[가-힣]*{_SS}(?:요(?![가-힣])|니다|습[어았었]|어[았었])|(?!있){_SS}(?:게 [하되만]|는 거)|[았었]았|었었었|하여었"
     rf"|(?![나자]){_syllables([0], [0])}았|(?!저){_syllables([0], [4])}었|(?!그){_syllables([0], [18])}었"
     # Vowels that do not go together (감었다, 먹았다; 갔었다 is right), what is glued to an ending (했어요다, 갔습니다다).
     rf"|{_syllables([f for f in range(28) if f != 20], [0, 8])}었|{_syllables(range(28), [1, *range(3, 8), 10, 11, *range(13, 21)])}았"
@@ -902,15 +932,42 @@ def _unfinished(text: str) -> Finding | None:
     return None
 
 
+_PLOT = r"(?:이)?(?:가|이|은|는) ([^.!?\n\"“‘']{6,70}?[는은던된한인]) (?:[가-힣]{1,4} )?(?:이야기|동화)"
+_MORAL = re.compile(r"(?:배우|배운|깨닫|깨달은|알게 되|느끼|되새기|전하)[가-힣]*$")
+_IN_ANY = frozenset(
+    re.split(
+        " ",
+        "하 되 있 없 나오 들어가 가 오 보 주 살 만나 찾 나누 놀 알 새롭 겪 벌이 떠나 일 것 때 후 전 함께 같이 서로 모두 날 하루 친구 이야기 모험"
+        " 소동 주인공 등장 활약 장면 마지막 귀엽 신기 즐겁 재미 재미있 행복 따뜻하 덕분",
+    )
+)
+"""What a plot may say and any story may do without."""
+
+
 def off_prompt(pair: Pair, config: FilterConfig) -> Finding | None:
-    """A world of grown-ups (love affairs, business, horror) that nobody asked for: three different such words."""
+    """A world of grown-ups (love affairs, business, horror) that nobody asked for, three different such words; or another
+    plot than the one that was asked for (곰이 이를 닦고 잠드는 이야기), of three words or more none of which comes up.
+    """
     words = (m for m in wording.ADULT.finditer(pair.output) if m[0] not in pair.instruction)
-    return _several("off_prompt", words, 3)
+    if found := _several("off_prompt", words, 3):
+        return found
+    name = _called(pair)
+    plot = re.search(re.escape(name) + _PLOT, pair.instruction) if name else None
+    # What is to be learned need not be said.
+    if not plot or _MORAL.search(plot[1]):
+        return None
+    asked = [w for w in WORD.findall(plot[1]) if not any(k in w for k in (name, *pair.keywords) if k)]
+    parts = [t for w in asked for t in morphemes(w) if t.tag in ("NNG", "XR", "MAG", "VV", "VA")]
+    events = dict.fromkeys(t.form + ("다" if t.tag[0] == "V" else "") for t in parts if t.form not in _IN_ANY)
+    if len(events) >= EVENTS and not any(uses(event, pair.output) for event in events):
+        return Finding("off_prompt", missing=tuple(events))
+    return None
 
 
 CHECKS: tuple[Callable[[Pair, FilterConfig], Finding | None], ...] = (
     too_short, too_long, truncated, repetition, refusal, meta, prompt_echo, foreign_script, english_mix, broken_text,
-    missing_character, missing_keyword, unsafe, bias, pii, not_a_story, wrong_register, ungrammatical, off_prompt,
+    missing_character, missing_keyword, unsafe, bias, pii, not_a_story, incoherent, wrong_register, ungrammatical,
+    off_prompt,
 )  # fmt: skip
 """All checks of a single pair, in the order in which reasons are shown; near-duplicates need the whole run."""
 

@@ -101,6 +101,12 @@ def _name_forms(character: str) -> list[str]:
     return forms
 
 
+_A_DAY = re.compile(
+    r"(?<![가-힣])하루(?= ?종일| 만에| 동안| 내내| 이틀|하루|가 (?:지나|저물))|(?<=[은는운한던온] )하루(?=였|예요|를 (?:보내|마쳤))"
+)
+"""A day, not somebody called so (하루)."""
+
+
 def last_called(character: str, text: str) -> tuple[int, int] | None:
     """Where ``text`` calls the character last, by its full or short name; 따끔이 may be called 따끔아."""
     # A name must stand at the start of a word and end before a particle: 토리 is not in 도토리, 토토 not in 토토리.
@@ -108,7 +114,9 @@ def last_called(character: str, text: str) -> tuple[int, int] | None:
     if not any(_AFTER_NAME.match(text, end) for _, end in spans):
         # Glued to the kind (토끼토토는), or a kind without a space in the prompt.
         spans = [m.span() for m in re.finditer(r"\s*".join(map(re.escape, "".join(character.split()))), text)]
-    return max((span for span in spans if _AFTER_NAME.match(text, span[1])), default=None)
+    days = {m.start() for m in _A_DAY.finditer(text)}
+    called = (span for span in spans if _AFTER_NAME.match(text, span[1]) and span[0] not in days)
+    return max(called, default=None)
 
 
 def uses(word: str, text: str) -> bool:

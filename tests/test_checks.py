@@ -58,6 +58,47 @@ def test_each_rule_sees_its_fault(reason: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "bad", "good"),
+    [
+        ("unsafe", "처음 보는 아저씨가 말했어요. “차에 가면 사탕이 있단다.” 토토는 아저씨 차에 올라탔어요.",
+         "처음 보는 아저씨가 말했어요. “차에 가면 사탕이 있단다.” “싫어요!” 토토는 엄마에게 달려갔어요."),
+        ("unsafe", "토토는 세탁기 문을 열고 쏙 들어갔어요.", "토토는 세탁기 문을 열고 빨래를 꺼냈어요."),
+        ("unsafe", "토토는 나비 날개를 한 장씩 떼어 보았어요.", "토토는 꽃잎을 한 장씩 세어 보았어요."),
+        ("pii", "토토는 햇살마을 백삼 동 천이백사 호에 살아요.", "토토는 백 번을 세고 백호를 만났어요."),
+        ("pii", "현관 비밀번호는 별표 이칠공사예요.", "비밀번호는 ‘열려라 참깨’예요."),
+        ("meta", "여기까지 첫 번째 낱말을 썼어요.", "토토는 첫 번째 돌을 밟았어요."),
+        ("bias", "“그런 나라 아이들은 원래 그래.” 모두 새 아이를 피했어요.", "“그런 나라도 있구나.” 모두 새 아이를 반겼어요."),
+        ("incoherent", "비가 와서 해가 쨍쨍했어요. 엄마가 없었기 때문에 엄마가 대답했어요.", "비가 그치자 해가 쨍쨍했어요. 엄마가 대답했어요."),
+        ("incoherent", "밤이 되어 해가 떴어요. 토토는 언덕 밑으로 올라갔어요.", "밤이 되어 달이 떴어요. 내일 먹으려고 당근을 남겼어요."),
+    ],
+)  # fmt: skip
+def test_a_fault_and_what_only_looks_like_it(reason: str, bad: str, good: str) -> None:
+    assert reason in reasons(f"{STORY} {bad}")
+    assert reasons(f"{STORY} {good}") == set()
+
+
+def test_a_title_over_an_empty_line_is_none_of_the_story() -> None:
+    assert "meta" in reasons(f"토토와 꽃밭\n\n{STORY}")
+    assert reasons(f"“토토야!”\n\n{STORY}") == set()
+
+
+def test_a_song_in_a_story_is_no_loop() -> None:
+    lines = [f"또르르 또르르, {who}도 졸려요" for who in ("달님", "이슬", "바람", "별님")]
+    assert reasons(f"{STORY}\n\n" + "\n".join(lines)) == set()
+    assert "repetition" in reasons(" ".join(f"{line}." for line in lines * 3))
+
+
+def test_another_plot_than_the_one_asked_for_is_off_the_prompt() -> None:
+    def asked(plot: str) -> set[str]:
+        pair = Pair("a", f"토끼 토토가 {plot} 이야기를 써 주세요.", STORY, "토끼 토토", ("꽃", "비"))
+        return {f.reason for f in check_pair(pair, FilterConfig())[0]}
+
+    assert asked("이를 닦고 조용히 잠드는") == {"off_prompt"}
+    assert asked("거짓말을 하지 않는 정직함을 배우는") == set(), "a moral need not be said"
+    assert asked("개미와 이를 닦고 조용히 잠드는") == set(), "one of its words comes up"
+
+
+@pytest.mark.parametrize(
     "extra",
     [
         " 데굴데굴, 데굴데굴! 영차, 영차! 영차, 영차!",
