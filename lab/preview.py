@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import domain, hub
-from lab.checks import check_pair
+from lab.checks import REASONS, check_pair
 from lab.config import FilterConfig, GenerateConfig
 from lab.problems import Problem
 from lab.progress import Progress
@@ -289,15 +289,16 @@ def judge_sample(verdicts: Sequence[Verdict]) -> list[Finding]:
         return [Finding("stories", "fail", 0.0, "It wrote no stories.", "이야기를 쓰지 못했습니다.")]
     count, passed = len(verdicts), sum(v.kept for v in verdicts)
     share = passed / count
-    common = ", ".join(r for r, _ in Counter(r for v in verdicts for r in v.reasons).most_common(3))
+    common = [REASONS[r] for r, _ in Counter(r for v in verdicts for r in v.reasons).most_common(3)]
     findings = [
         Finding(
             "stories",
             "ok" if share >= GOOD else "warn" if share >= WEAK else "fail",
             share,
-            f"{passed} of {count} stories pass the filter's rules." + (f" Most frequent: {common}." if common else ""),
+            f"{passed} of {count} stories pass the filter's rules."
+            + (f" Most frequent: {', '.join(en for _, en in common)}." if common else ""),
             f"이야기 {count}편 가운데 {passed}편이 거르기 규칙을 통과합니다."
-            + (f" 가장 잦은 이유: {common}" if common else ""),
+            + (f" 가장 잦은 이유: {', '.join(ko for ko, _ in common)}" if common else ""),
         )
     ]
     for name, (reasons, en, ko) in HABITS.items():

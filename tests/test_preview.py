@@ -125,6 +125,11 @@ def test_a_weak_teachers_habit_is_named(habit: str) -> None:
     assert {f.name: f.state for f in preview.judge_sample(rule_verdicts([WEAK[habit]] * 9 + [GOOD]))}[habit] == "fail"
 
 
+def test_the_most_frequent_reasons_are_said_in_words() -> None:
+    first = preview.judge_sample([Verdict("a", False, ("near_duplicate",))])[0]
+    assert "Most frequent: near-duplicate" in first.en and "가장 잦은 이유: 거의 같은 이야기" in first.ko
+
+
 def test_a_good_teacher_passes() -> None:
     stories = domain.reference_stories()[:10]
     pairs = [Pair(s["id"], s["instruction"], s["output"], s["character"], tuple(s["keywords"])) for s in stories]
