@@ -932,7 +932,7 @@ def _unfinished(text: str) -> Finding | None:
     return None
 
 
-_PLOT = r"(?:이)?(?:가|이|은|는) ([^.!?\n\"“‘']{6,70}?[는은던된한인]) (?:[가-힣]{1,4} )?(?:이야기|동화)"
+_PLOT = re.compile(r"이?[가이은는] ([^.!?\n\"“‘']{6,70}?[는은던된한인]) (?:[가-힣]{1,4} )?(?:이야기|동화)")
 _MORAL = re.compile(r"(?:배우|배운|깨닫|깨달은|알게 되|느끼|되새기|전하)[가-힣]*$")
 _IN_ANY = frozenset(
     re.split(
@@ -952,7 +952,8 @@ def off_prompt(pair: Pair, config: FilterConfig) -> Finding | None:
     if found := _several("off_prompt", words, 3):
         return found
     name = _called(pair)
-    plot = re.search(re.escape(name) + _PLOT, pair.instruction) if name else None
+    called = starts(name, pair.instruction) if name else []
+    plot = next((m for at in called if (m := _PLOT.match(pair.instruction, at + len(name)))), None)
     # What is to be learned need not be said.
     if not plot or _MORAL.search(plot[1]):
         return None
