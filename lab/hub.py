@@ -27,7 +27,7 @@ def _answers(endpoint: str | None, minute: int) -> bool:
 
     try:
         get_session().head(endpoint or constants.ENDPOINT, timeout=SECONDS)
-    except httpx.HTTPError:
+    except (httpx.HTTPError, OSError):  # also the client's own word that HF_HUB_OFFLINE=1 forbids it
         return False
     return True
 

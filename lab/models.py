@@ -565,6 +565,7 @@ def cannot_open(spec: str, location: str, error: Exception) -> Problem:
     while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
         chain.append(before)
     said = " ".join(str(error).split()) or type(error).__name__
+    forbids = next((name for name in ("LAB_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(name) == "1"), "")
     away = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)
 
     def by(*kinds: type[BaseException]) -> bool:
@@ -580,9 +581,9 @@ def cannot_open(spec: str, location: str, error: Exception) -> Problem:
         (by(errors.RepositoryNotFoundError),
          "the Hub has no such model, or it is private. Check the name; for a private one give your token (`hf auth login`, or HF_TOKEN).",
          "허브에 그런 모델이 없거나 비공개입니다. 이름을 확인하고, 비공개라면 토큰을 알려 주세요(`hf auth login` 또는 HF_TOKEN)."),
-        (by(*away) and os.environ.get("LAB_OFFLINE") == "1",
-         "it is not on this machine, and LAB_OFFLINE=1 forbids the network. Unset that, or choose mini:teacher or mini:student.",
-         "이 컴퓨터에 없는 모델인데 LAB_OFFLINE=1 이라 받을 수 없습니다. 이 설정을 끄거나 mini:teacher, mini:student 를 골라 주세요."),
+        (by(*away) and bool(forbids),
+         f"it is not on this machine, and {forbids}=1 forbids the network. Unset that, or choose mini:teacher or mini:student.",
+         f"이 컴퓨터에 없는 모델인데 {forbids}=1 이라 받을 수 없습니다. 이 설정을 끄거나 mini:teacher, mini:student 를 골라 주세요."),
         (by(*away),
          "it is not on this machine, and the Hub does not answer. Check the network and try again in a minute, or choose mini:teacher or mini:student.",
          "이 컴퓨터에 없는 모델인데 허브가 답하지 않습니다. 네트워크를 확인하고 1분 뒤에 다시 시도하거나 mini:teacher, mini:student 를 골라 주세요."),

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from lab import domain, fit, models
 from lab.models import LocalModel, Sampling, open_model
@@ -306,6 +306,20 @@ def test_without_a_network_a_hub_model_is_not_waited_for(monkeypatch: pytest.Mon
     for look in (open_model, fit.look_up):
         with pytest.raises(Problem, match=why):
             look("somebody/tales")
+
+
+def test_the_clients_own_offline_mode_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def forbidden() -> None:
+        raise OfflineModeIsEnabled("offline mode is enabled")
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", forbidden)
+    models.hub._answers.cache_clear()
+    with pytest.raises(Problem, match="HF_HUB_OFFLINE=1 forbids"):
+        open_model("somebody/tales")
+    models.hub._answers.cache_clear()
 
 
 def test_a_hub_that_knows_no_such_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
