@@ -155,7 +155,7 @@ def stages(bench: Bench) -> list[Line]:
 
 
 def app(bench: Bench) -> list[Line]:
-    """Start of the app, a chat, and visitors who look, idle and beside a job."""
+    """Start of the app, a chat, visitors who look, idle and beside a job, and what a job and a chat make together."""
     from gradio_client import Client
     from serving import served
 
@@ -192,6 +192,11 @@ def app(bench: Bench) -> list[Line]:
                 f"app {facts['memory_mb']['after']} MB",
             )
         )
+    how = ["bench/sharing.py", str(bench.size(16, 2))]
+    for line in ran(*how)[0].splitlines():
+        what, _, rest = line.partition(": ")
+        value, _, ratio = rest.rpartition(", ")
+        lines.append(Line(f"job and chat on the same cores, {what}", f"python {' '.join(how)}", value, ratio))
     return lines
 
 
