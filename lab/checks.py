@@ -742,10 +742,10 @@ def unsafe(pair: Pair, config: FilterConfig) -> Finding | None:
 def bias(pair: Pair, config: FilterConfig) -> Finding | None:
     """A prejudice that the story lets stand. One that it answers (an apology, "아니야") is a theme, not a fault."""
     text = pair.output
-    for pattern in (wording.BIAS_SURE, wording.BIAS):
+    resigned = bool(wording.RESIGNED.search(text))
+    for pattern in (wording.BIAS_SURE, wording.BIAS, *([wording.BIAS_RESIGNED] if resigned else [])):
         for match in pattern.finditer(text):
-            after = text[match.end() :]
-            if not wording.REFUTED.search(after):
+            if resigned or not wording.REFUTED.search(text, match.end()):
                 return Finding("bias", *match.span())
     return None
 

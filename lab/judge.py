@@ -18,6 +18,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -188,6 +189,22 @@ def grammar_surprise(tags: Sequence[str]) -> list[float]:
     return surprise
 
 
+_DIGITS = "영일이삼사오육칠팔구"
+
+
+def _in_words(text: str) -> str:
+    """The text with its numbers as they are read (12시: 십이시): the stories that the judge knows are written so."""
+
+    def read(number: re.Match[str]) -> str:
+        digits = number[0].lstrip("0")
+        if not digits or len(digits) > 4:
+            return "".join(_DIGITS[int(d)] for d in number[0])
+        places = zip(map(int, digits), "천백십 "[-len(digits) :], strict=True)
+        return "".join(("" if d == 1 and unit != " " else _DIGITS[d]) + unit.strip() for d, unit in places if d)
+
+    return re.sub(r"[0-9]+", read, text)
+
+
 def features(pairs: Sequence[Pair], teacher: str) -> list[dict[str, float]]:
     """One row of ``FEATURES`` a pair. Surprise is in nats per token under the teacher given the instruction.
 
@@ -197,6 +214,7 @@ def features(pairs: Sequence[Pair], teacher: str) -> list[dict[str, float]]:
     four of a sentence.
     """
     model, known = _open(teacher), set(_trained()["lexicon"])
+    pairs = [replace(p, output=_in_words(p.output)) for p in pairs]
     items = [
         (model.chat_ids(p.instruction), model.tokenizer(p.output, add_special_tokens=False)["input_ids"]) for p in pairs
     ]

@@ -153,3 +153,11 @@ def test_a_corrupted_story_differs_from_its_original() -> None:
     rng = random.Random(0)
     pair, other = judge.filled(rng, templates()[0]), judge.filled(rng, templates()[1])
     assert judge.corrupted(rng, pair, other).output != pair.output
+
+
+def test_numbers_are_judged_as_they_are_read() -> None:
+    """No tale that the judge learned from has a digit in it; a train with times lost two points for them."""
+    assert judge._in_words("12시 5분, 0명, 100개, 20, 2024, 08") == "십이시 오분, 영명, 백개, 이십, 이천이십사, 팔"
+    rows = map(json.loads, (Path(__file__).parent / "fixtures" / "filter_hard.jsonl").read_text("utf-8").splitlines())
+    train = next(r for r in rows if r["label"] == "keep" and "7시 10분에 첫 역을 떠납니다" in r["output"])
+    assert judge._mini([Pair.of(train)])[0][0] >= 3
