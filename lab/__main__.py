@@ -166,7 +166,7 @@ def execute(args: argparse.Namespace, argv: list[str]) -> tuple[dict[str, Any], 
     if args.command == "license":
         from lab import licenses
 
-        found = licenses.chain(args.teacher, args.student, tuple(args.data), None, licenses.hub_card, args.judge)
+        found = licenses.chain(args.teacher, args.student, tuple(args.data), card=licenses.hub_card, judge=args.judge)
         return found, licenses.explain(found, "en")
     if args.command == "run":
         from lab.stages.compare import table

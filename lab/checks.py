@@ -934,13 +934,11 @@ def _unfinished(text: str) -> Finding | None:
 
 _PLOT = re.compile(r"이?[가이은는] ([^.!?\n\"“‘']{6,70}?[는은던된한인]) (?:[가-힣]{1,4} )?(?:이야기|동화)")
 _MORAL = re.compile(r"(?:배우|배운|깨닫|깨달은|알게 되|느끼|되새기|전하)[가-힣]*$")
-_IN_ANY = frozenset(
-    re.split(
-        " ",
-        "하 되 있 없 나오 들어가 가 오 보 주 살 만나 찾 나누 놀 알 새롭 겪 벌이 떠나 일 것 때 후 전 함께 같이 서로 모두 날 하루 친구 이야기 모험"
-        " 소동 주인공 등장 활약 장면 마지막 귀엽 신기 즐겁 재미 재미있 행복 따뜻하 덕분",
-    )
-)
+_COMMON_WORDS = """
+하 되 있 없 나오 들어가 가 오 보 주 살 만나 찾 나누 놀 알 새롭 겪 벌이 떠나 일 것 때 후 전 함께 같이 서로 모두 날 하루 친구 이야기 모험
+소동 주인공 등장 활약 장면 마지막 귀엽 신기 즐겁 재미 재미있 행복 따뜻하 덕분
+"""
+_IN_ANY = frozenset(_COMMON_WORDS.split())
 """What a plot may say and any story may do without."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -54,12 +53,11 @@ def _file(name: str, path: str, revision: str, endpoint: str | None, token: bool
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import httpx
 
-    pinned = revision if re.fullmatch(r"[0-9a-f]{7,40}", revision) else ""
     try:
         found = hf_hub_download(
             name,
             path,
-            revision=pinned or None,
+            revision=revision or None,
             endpoint=endpoint,
             token=token,
             etag_timeout=SECONDS,

@@ -2,8 +2,9 @@
 
 The families stand in data/licenses.json, each with its source and how well that was seen (``text``: the terms or the
 vendor's card were read; ``second``: a third party quotes them; ``memory``: unverified). Rules: the dataset follows the
-terms of the teacher's outputs, and of the judge's, whose scores choose the rows and stand in them; the student must satisfy these, its base and all other data; the strictest wins;
-non-commercial and share-alike are contagious; what is unknown is never called open. This is not legal advice.
+terms of the teacher's outputs, and of the judge's, whose scores choose the rows and stand in them; the student must
+satisfy these, its base and all other data; the strictest wins; non-commercial and share-alike are contagious; what is
+unknown is never called open. This is not legal advice.
 """
 
 from __future__ import annotations
@@ -101,19 +102,24 @@ def _first(value: Any) -> str:
     return str(value[0] if isinstance(value, list) and value else value or "")
 
 
+def _commit(revision: str) -> str:
+    """A revision that may be a commit of the Hub; what else stands behind an @ (a mark of packed weights) is none."""
+    return revision if re.fullmatch(r"[0-9a-f]{7,40}", revision) else ""
+
+
 def hub_card(name: str, revision: str = "", endpoint: str | None = None) -> dict[str, Any] | None:
     """The front matter of a model's card on the Hub at a revision, with ``commit``; None offline or when there is none.
 
     Read without a token, as the licence of a gated model is public too; ``LAB_OFFLINE=1`` asks only a given endpoint.
     """
-    path = hub.file(name, "README.md", revision, endpoint)
+    path = hub.file(name, "README.md", _commit(revision), endpoint)
     # .../snapshots/COMMIT/README.md
     return front_matter(path) | {"commit": path.parent.name} if path else None
 
 
 def hub_licence(name: str, revision: str = "", endpoint: str | None = None) -> str:
     """The text of a model's own LICENSE file on the Hub at a revision; empty offline or when there is none."""
-    path = hub.file(name, "LICENSE", revision, endpoint)
+    path = hub.file(name, "LICENSE", _commit(revision), endpoint)
     return path.read_text("utf-8", errors="replace") if path else ""
 
 
@@ -345,8 +351,9 @@ def chain(
     """The licence chain of a student and the verdict: ``ok``, ``conditional``, ``blocked`` or ``unknown``.
 
     ``teacher`` may be several, whose terms all bind, or empty when all data is brought along (then ``data`` names its
-    licences). ``judge`` is the model whose scores choose the rows. ``dataset`` and ``model`` hold the verdict of each part; the top level is the model's. ``owner`` limits ``run:`` look-ups; ``card``
-    (``hub_card`` when online) also reads the models' own cards at their revisions.
+    licences). ``judge`` is the model whose scores choose the rows. ``dataset`` and ``model`` hold the verdict of each
+    part; the top level is the model's. ``owner`` limits ``run:`` look-ups; ``card`` (``hub_card`` when online) also reads
+    the models' own cards at their revisions.
     """
     base = "" if student.startswith(("mini:", "scratch")) else student.partition("@")[0]
     teachers = [t for t in ((teacher,) if isinstance(teacher, str) else teacher) if t]
@@ -381,7 +388,7 @@ def chain(
 
 
 def run_chain(run: Run, trained: TrainConfig, data_licence: str, card: Card | None = None) -> dict[str, Any]:
-    """The chain of a run and one of its arms: every teacher in the rows, the judge that chose them, rows and stories that were brought along.
+    """The chain of a run and one of its arms: every teacher in the rows, the judge that chose them, what was brought along.
 
     ``data_licence`` states the licences of what was brought; without a name there it is unknown, whoever else wrote rows.
     """
@@ -389,7 +396,7 @@ def run_chain(run: Run, trained: TrainConfig, data_licence: str, card: Card | No
     teachers = [n for n in names if n not in IMPORTED] + ([trained.teacher] if trained.method == "soft" else [])
     brought = any(n in IMPORTED for n in names) or (trained.data == "human" and bool(trained.human_file))
     data = (tuple(name for name, _ in stated(data_licence) if name) or (BROUGHT,)) if brought else ()
-    return chain(tuple(teachers), trained.student, data, run.owner, card, run.config("filter").judge)
+    return chain(tuple(teachers), trained.student, data, run.owner, card, judge=run.config("filter").judge)
 
 
 def explain(found: dict[str, Any], language: str = "en") -> str:

@@ -114,8 +114,7 @@ def last_called(character: str, text: str) -> tuple[int, int] | None:
     if not any(_AFTER_NAME.match(text, end) for _, end in spans):
         # Glued to the kind (토끼토토는), or a kind without a space in the prompt.
         spans = [m.span() for m in re.finditer(r"\s*".join(map(re.escape, "".join(character.split()))), text)]
-    days = {m.start() for m in _A_DAY.finditer(text)}
-    called = (span for span in spans if _AFTER_NAME.match(text, span[1]) and span[0] not in days)
+    called = (span for span in spans if _AFTER_NAME.match(text, span[1]) and not _A_DAY.match(text, span[0]))
     return max(called, default=None)
 
 
