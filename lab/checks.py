@@ -17,13 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import ne
 from typing import Any
 
 from lab import wording
 from lab.config import FilterConfig
 from lab.domain import has_final_consonant, short_name
-from lab.morphemes import WORD, garbled, known, last_called, misfits, morphemes, starts, stuttered, uses
+from lab.morphemes import REMEMBERED, WORD, Morpheme, garbled, known, last_called, misfits, morphemes, starts, stuttered, uses
 from lab.records import Pair
+from lab.scan import finditer, may_match, search
 
 REASONS: dict[str, tuple[str, str]] = {
     "too_short": ("너무 짧음", "too short"),
@@ -150,9 +152,15 @@ def narration(text: str) -> str:
 
 
 @lru_cache(maxsize=8)
+def _told(text: str) -> tuple[tuple[re.Match[str], list[str]], ...]:
+    """The sentences of a text and the words of each."""
+    return tuple((m, words) for m in SENTENCE.finditer(text) if (words := WORD.findall(m[0])))
+
+
+@lru_cache(maxsize=8)
 def sentences(text: str) -> tuple[str, ...]:
     """Sentences by their final marks; a line break ends one too."""
-    return tuple(s.strip() for s in SENTENCE.findall(text) if WORD.search(s))
+    return tuple(m[0].strip() for m, _ in _told(text))
 
 
 def _syllables(finals: Iterable[int], vowels: Iterable[int] = range(21)) -> str:
@@ -171,7 +179,7 @@ def _shown(reason: str, match: re.Match[str]) -> Finding:
 
 
 def _first(reason: str, pattern: re.Pattern[str], text: str) -> Finding | None:
-    match = pattern.search(text)
+    match = search(pattern, text)
     return _shown(reason, match) if match else None
 
 
@@ -189,7 +197,8 @@ class _Ending:
 
     start: int
     end: int
-    parts: tuple[Any, ...]
+    word: str
+    parts: tuple[Morpheme, ...]
     alone: bool
 
 
@@ -197,10 +206,10 @@ class _Ending:
 def _endings(text: str) -> tuple[_Ending, ...]:
     """How the sentences of a narration end, those with a full stop, an exclamation or a question mark."""
     found = []
-    for sentence in SENTENCE.finditer(text):
-        words = list(WORD.finditer(text, *sentence.span()))
-        if words and sentence[0].rstrip().endswith((".", "!", "?")):
-            found.append(_Ending(*words[-1].span(), morphemes(words[-1][0]), len(words) == 1))
+    for sentence, words in _told(text):
+        if sentence[0].rstrip().endswith((".", "!", "?")):
+            at = text.rindex(words[-1], sentence.start(), sentence.end())
+            found.append(_Ending(at, at + len(words[-1]), words[-1], morphemes(words[-1]), len(words) == 1))
     return tuple(found)
 
 
@@ -252,7 +261,7 @@ _SIGNED = re.compile(r"[.!?~…][\s\W]*\n\s*[^\n.!?]{1,24}(?:올림|드림|씀|�
 
 def _goes_on(text: str) -> bool:
     """Whether the text ends in dots after an ending that joins two clauses (올라왔고…)."""
-    match = _DOTTED.search(text)
+    match = search(_DOTTED, text)
     return bool(match) and morphemes(match[1])[-1].tag in ("EC", "ETM", "MAJ")
 
 
@@ -271,7 +280,7 @@ def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
         return Finding("truncated", max(text.rfind("「"), text.rfind("『")), len(text))
     if text.count("‘") > text.count("’") and text.rfind("‘") > text.rfind("’") and not _CLOSED.search(text):
         return Finding("truncated", text.rfind("‘"), len(text))
-    if _HANGING_DOTS.search(text) or _goes_on(text):
+    if search(_HANGING_DOTS, text) or _goes_on(text):
         return tail
     if _CLOSED.search(text):
         return None
@@ -299,8 +308,9 @@ _PARTICLE = re.compile(
 )
 
 
-def _stems(text: str) -> list[str]:
-    return [_PARTICLE.sub("", w) for w in WORD.findall(text)]
+@lru_cache(maxsize=REMEMBERED)
+def _stem(word: str) -> str:
+    return _PARTICLE.sub("", word)
 
 
 @lru_cache(maxsize=8)
@@ -323,7 +333,7 @@ def repetition_scores(text: str) -> dict[str, float]:
             # The same word all along is the other measure's business.
             if times > phrase and len(set(words[start : start + n])) > 1:
                 phrase = times
-    plain = [WORD.findall(s) for s in sentences(narration(text))]
+    plain = [words for _, words in _told(narration(text))]
     seen: set[str] = set()
     all_chars = repeated = 0
     for parts in plain:
@@ -333,15 +343,15 @@ def repetition_scores(text: str) -> dict[str, float]:
             repeated += len(key) if key in seen else 0
             seen.add(key)
     # One sentence that comes again is a refrain or the share's business.
-    long = list(dict.fromkeys(tuple(parts) for parts in plain if len("".join(parts)) >= 9))
-    alike = max(
-        (sum(len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) < 2 for b in long) for a in long),
-        default=0,
-    )
+    long: dict[int, dict[tuple[str, ...], None]] = {}
+    for parts in plain:
+        if len("".join(parts)) >= 9:
+            long.setdefault(len(parts), {})[tuple(parts)] = None
+    alike = max((sum(sum(map(ne, a, b)) < 2 for b in same) for same in long.values() for a in same), default=0)
     dense = "".join(words)
     grams = Counter(dense[i : i + 6] for i in range(len(dense) - 5))
     total = max(1, sum(grams.values()))
-    stems = _stems(narration(text))
+    stems = [_stem(word) for word in WORD.findall(narration(text))]
     raw = text.encode()
     return {
         "run": best,
@@ -366,13 +376,13 @@ def _said_again(text: str, name: str) -> tuple[tuple[int, int], ...]:
     told: list[set[str]] = []
     again: list[tuple[int, int]] = []
     exact: list[list[str]] = []
-    for sentence in SENTENCE.finditer(text):
-        whole = WORD.findall(sentence[0])
+    for sentence, whole in _told(text):
         words = {w[:2] for w in whole if len(w) > 1 and not (name and w.startswith(name))}
         if len(words) < 3 or whole in exact:
             continue
         exact.append(whole)
-        if any(len(words & other) >= ALMOST * len(words | other) for other in told):
+        shared = ((len(words & other), len(other)) for other in told)
+        if any(both >= ALMOST * (len(words) + size - both) for both, size in shared):
             again.append((sentence.end() - len(sentence[0].lstrip()), sentence.end()))
         told.append(words)
     share, least, anywhere = SAID_AGAIN
@@ -399,7 +409,9 @@ def _changed(text: str) -> dict[tuple[str, ...], dict[str, tuple[int, int]]]:
     The gap is inside, as what stands before and after a refrain always differs.
     """
     said = WORD.findall(text)
-    # Most stories have no three words so often, and are done with after two counts.
+    # Most stories have no two words so often, and are done with after one count.
+    if sum(times >= CHANGED for times in Counter(said).values()) < 2:
+        return {}
     often = Counter(zip(said, said[2:], said[3:], strict=False)) + Counter(zip(said, said[1:], said[3:], strict=False))
     frames = {frame for frame, times in often.items() if times >= CHANGED and len(set(frame)) > 1}
     found: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
@@ -434,7 +446,8 @@ def repeats(scores: dict[str, float]) -> bool:
 def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     """A loop, exact or slightly varied; refrains, sounds and repeated lines of dialogue pass."""
     text = pair.output
-    if stutter := _STUTTER.search(text) or _STUCK.search(text) or stuttered(text):
+    stutter = _LONG_WORD.search(text) and _STUTTER.search(text)
+    if stutter := stutter or _STUCK.search(text) or stuttered(text):
         return Finding("repetition", *stutter.span())
     twice = (m for m in _TWICE.finditer(narration(text)) if morphemes(m[1])[-1].tag in ("JKO", "JKS"))
     if found := _several("repetition", twice, DOUBLED):
@@ -471,7 +484,7 @@ def _loop(text: str) -> tuple[int, int]:
 def _about_the_task(text: str) -> list[re.Match[str]]:
     """Sentences of a narration that speak of the text itself instead of telling."""
     found = [m for m, kinds in _talk(text) if len(kinds) >= TALK_KINDS]
-    if len(set(wording.TASK.findall(text))) >= TASK_WORDS:
+    if len({m[0] for m in finditer(wording.TASK, text)}) >= TASK_WORDS:
         found += [m for m in SENTENCE.finditer(text) if len(set(wording.TASK.findall(m[0]))) >= TASK_WORDS]
     return found
 
@@ -485,11 +498,12 @@ def _talk(text: str) -> tuple[tuple[re.Match[str], set[str]], ...]:
     """The sentences of a narration with the kinds of ``wording.TALK`` in them; the first two and the last two share theirs,
     as comments stand at the edges and in more than one sentence.
     """
-    told = [m for m in SENTENCE.finditer(text) if WORD.search(m[0]) and not _REPORTED.search(m[0])]
+    reported = may_match(_REPORTED, text)
+    told = [m for m, _ in _told(text) if not (reported and _REPORTED.search(m[0]))]
     kinds: list[set[str]] = [set() for _ in told]
     starts_at = [m.start() for m in told]
     for kind, pattern in wording.TALK.items():
-        for match in pattern.finditer(text):
+        for match in finditer(pattern, text):
             at = bisect_right(starts_at, match.start()) - 1
             if at >= 0 and match.start() < told[at].end():
                 kinds[at].add(kind)
@@ -584,8 +598,7 @@ def prompt_echo(pair: Pair, config: FilterConfig) -> Finding | None:
     if head and listed and _LIST_MARK.search(head[0]) and not _CLOSED.search(head[0].strip("[]() ")):
         return _shown("prompt_echo", head)
     asked = QUOTED.sub("\0", pair.instruction)
-    places = [(i, c) for i, c in enumerate(text) if not c.isspace()]
-    dense, wanted = "".join(c for _, c in places), "".join(asked.split())
+    dense, wanted = "".join(text.split()), "".join(asked.split())
     for i in range(len(wanted) - ECHO + 1):
         piece = wanted[i : i + ECHO]
         if "\0" not in piece and piece in dense:
@@ -593,8 +606,9 @@ def prompt_echo(pair: Pair, config: FilterConfig) -> Finding | None:
             for word in blanks:
                 rest = rest.replace("".join(word.split()), "")
             if len(rest) >= ECHO - 6:
+                places = [i for i, c in enumerate(text) if not c.isspace()]
                 at = dense.index(piece)
-                return Finding("prompt_echo", places[at][0], places[at + ECHO - 1][0] + 1)
+                return Finding("prompt_echo", places[at], places[at + ECHO - 1] + 1)
     return None
 
 
@@ -622,7 +636,9 @@ _MACHINE = re.compile(
 def english_mix(pair: Pair, config: FilterConfig) -> Finding | None:
     """Latin words; initials (TV), units and what the instruction itself says may stand."""
     allowed = set(_LATIN.findall(pair.instruction + " " + pair.character))
-    text = _MACHINE.sub(lambda m: " " * len(m[0]), pair.output)
+    text = pair.output
+    if may_match(_MACHINE, text):
+        text = _MACHINE.sub(lambda m: " " * len(m[0]), text)
     for match in _LATIN.finditer(text):
         word = match[0].rstrip("'’")  # a closing quotation mark is no part of it
         if not _LATIN_OK.fullmatch(word) and not {word, match[0]} & allowed:
@@ -665,7 +681,7 @@ def broken_text(pair: Pair, config: FilterConfig) -> Finding | None:
     found = found or _several("broken_text", _EMOJI.finditer(text), EMOJI, different=False)
     if found:
         return found
-    strange = {c for c in text if "가" <= c <= "힣"} - _everyday_syllables()
+    strange = {c for c in set(text) - _everyday_syllables() if "가" <= c <= "힣"}
     if len(strange) >= RARE_SYLLABLES:
         at = min(map(text.index, strange))
         return Finding("broken_text", at, at + 1)
@@ -676,7 +692,7 @@ def broken_text(pair: Pair, config: FilterConfig) -> Finding | None:
         if found := _several("broken_text", pattern.finditer(text), 2, different=False):
             return found
     for ending in _endings(narration(text)):
-        if garbled(ending.parts):
+        if garbled(ending.word):
             return Finding("broken_text", ending.start, ending.end)
     if (lone := _unpaired(text)) and not (lone[1] and truncated(pair, config)):
         start, end = next((s.span() for s in SENTENCE.finditer(text) if s.end() > lone[0]), (lone[0], lone[0] + 1))
@@ -684,8 +700,9 @@ def broken_text(pair: Pair, config: FilterConfig) -> Finding | None:
     words = text.split()
     if len(words) > 20 and sum(len(w) == 1 for w in words) > 0.5 * len(words):
         return Finding("broken_text", 0, len(text))
-    hangul = sum("가" <= c <= "힣" for c in text)
-    if len(text) > 60 and (len(words) < hangul / 9 or unicodedata.normalize("NFC", text) != text):
+    # Counting them is for the few texts that have no spaces to speak of.
+    glued = 9 * len(words) < len(text) and 9 * len(words) < sum("가" <= c <= "힣" for c in text)
+    if len(text) > 60 and (glued or not unicodedata.is_normalized("NFC", text)):
         return Finding("broken_text", 0, len(text))
     return None
 
@@ -726,7 +743,7 @@ def unsafe(pair: Pair, config: FilterConfig) -> Finding | None:
     found = _first("unsafe", wording.UNSAFE, pair.output)
     if found:
         return found
-    for match in () if wording.NO_CHILD.search(pair.character) else wording.HAZARD.finditer(pair.output):
+    for match in () if wording.NO_CHILD.search(pair.character) else finditer(wording.HAZARD, pair.output):
         start, end = pair.output.rfind(".", 0, match.start()) + 1, pair.output.find(".", match.end())
         # The sentence itself and the next one, where a warning would stand.
         after = pair.output.find(".", end + 1) if end >= 0 else -1
@@ -744,7 +761,7 @@ def bias(pair: Pair, config: FilterConfig) -> Finding | None:
     text = pair.output
     resigned = bool(wording.RESIGNED.search(text))
     for pattern in (wording.BIAS_SURE, wording.BIAS, *([wording.BIAS_RESIGNED] if resigned else [])):
-        for match in pattern.finditer(text):
+        for match in finditer(pattern, text):
             if resigned or not wording.REFUTED.search(text, match.end()):
                 return Finding("bias", *match.span())
     return None
@@ -768,21 +785,21 @@ def not_a_story(pair: Pair, config: FilterConfig) -> Finding | None:
     """A recipe, a lexicon entry, questions and answers, a list, an advertisement, a play script, code."""
     text = narration(pair.output)
     for pattern, least in ((_QA, 2), (_LISTED, 3), (_SCRIPT, 3)):
-        if found := _several("not_a_story", pattern.finditer(text), least, different=False):
+        if found := _several("not_a_story", finditer(pattern, text), least, different=False):
             return found
-    steps = list(_NUMBERED.finditer(text))[:3]
+    steps = [*itertools.islice(finditer(_NUMBERED, text), 3)]
     if [int(m[1]) for m in steps] == [1, 2, 3]:
         return Finding("not_a_story", steps[0].start(), steps[2].end())
-    for items in _ITEMS.finditer(text):
+    for items in finditer(_ITEMS, text):
         if "셋" not in items[0] or items[0].count(",") >= COUNTED_ITEMS:
             return Finding("not_a_story", *items.span())
     count = len(sentences(text))
     past = len(_PAST.findall(text))
     still = past <= 0.25 * count
-    found = _several("not_a_story", wording.ESSAY.finditer(text), REASONED, different=False) if still else None
+    found = _several("not_a_story", finditer(wording.ESSAY, text), REASONED, different=False) if still else None
     if still and not found:
-        found = _several("not_a_story", wording.ADDRESS.finditer(text), ADDRESSED, different=False)
-    found = found or _several("not_a_story", wording.NOT_STORY.finditer(text), 1 if still else 2, different=False)
+        found = _several("not_a_story", finditer(wording.ADDRESS, text), ADDRESSED, different=False)
+    found = found or _several("not_a_story", finditer(wording.NOT_STORY, text), 1 if still else 2, different=False)
     if found:
         return found
     # Facts about the world: long sentences, no voice, hardly a word of the main character.
@@ -799,7 +816,7 @@ def not_a_story(pair: Pair, config: FilterConfig) -> Finding | None:
 
 def incoherent(pair: Pair, config: FilterConfig) -> Finding | None:
     """Two sentences of the narration that contradict themselves; one may be a joke."""
-    return _several("incoherent", wording.CONTRADICTION.finditer(narration(pair.output)), 2)
+    return _several("incoherent", finditer(wording.CONTRADICTION, narration(pair.output)), 2)
 
 
 _CLIPPED = re.compile(
@@ -823,8 +840,8 @@ def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
     if found:
         return found
     told = narration(text)
-    found = _several("wrong_register", wording.SLANG.finditer(text), 2, different=False)
-    found = found or _several("wrong_register", wording.NEWS.finditer(told), 2)
+    found = _several("wrong_register", finditer(wording.SLANG, text), 2, different=False)
+    found = found or _several("wrong_register", finditer(wording.NEWS, told), 2)
     if found:
         return found
     clipped = [m for m in SENTENCE.finditer(told) if _CLIPPED.search(m[0]) and not _CLIPPED_NOUN.search(m[0])]
@@ -844,25 +861,34 @@ def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
 
 _EUL = re.compile(rf"([가-힣]*{_OPEN})을(?![가-힣])")
 _EUL_OK = frozenset("마가노고지나부이저그여우으누느더거니어")
-# Particles of the wrong form or two of a kind; two endings, or a particle on one; what no verb form can be (날아갔. 물었요
-# 웃었어었어요 먹였게 하다, 됐는 거, 가았어요 기쁘었어요 서었어요 살아어요; but 나았다, 자았다, 그었다, 저었다); passives of passives.
-_MISFORMED = re.compile(
-    rf"(?<![가-힣])(?!들를)[가-힣]*{_CLOSED_SYLLABLE}를(?![가-힣])|[가-힣]+{_CLOSED_SYLLABLE}와(?=[\s,])"
-    r"|(?:은는|는은|을를|를을|에게를|에서를|에를|에게에|으로에)(?![가-힣])"
-    r"|습니다(?:요|어요|네요|죠|고요|는)|니다어요|(?<![바판소수])다요[.!?]|(?<=[가-힣])[아어여해]어요(?![가-힣])"
-    r"|(?:어요|아요|습니다)(?:는|은|를|을|가|에|의)(?=[\s.,])"
-    rf"|[가-힣]*{_SS}(?![가-힣…—~-]|\s?\.\.|\. 습)|[가-힣]*{_SS}(?:요(?![가-힣])|니다|습[어았었]|어[았었])|(?!있){_SS}(?:게 [하되만]|는 거)|[았었]았|었었었|하여었"
-    rf"|(?![나자]){_syllables([0], [0])}았|(?!저){_syllables([0], [4])}었|(?!그){_syllables([0], [18])}었"
-    # Vowels that do not go together (감었다, 먹았다; 갔었다 is right), what is glued to an ending (했어요다, 갔습니다다).
-    rf"|{_syllables([f for f in range(28) if f != 20], [0, 8])}었|{_syllables(range(28), [1, *range(3, 8), 10, 11, *range(13, 21)])}았"
-    rf"|(?:{_SS}어요|습니다)(?![라하만마그며고람아오우])[가-힣]|[아어여해]요[었았]"
-    rf"|{_syllables([0], [6])}(?<!던)져[졌지진]|[가-힣]+에 의해(?![가-힣])|[가-힣]{{2,}}[함음]을 가졌"
-    # What only a translation says.
-    r"|(?:[어아여해]요|[았었]다) 때문|결정을 만들|[는은을] 것을 가졌|[는은을] 것이 되었"
-    # A person takes 에게; what is, comes about or is felt takes no object.
-    r"|(?:엄마|아빠|할머니|할아버지|아저씨|아주머니|선생님|친구|동생|언니|누나|오빠)에(?= (?!대|관|비|의|따|이어|못지|지지|둘러))"
-    r"|[가-힣](?:을|를) (?:있었|없었|되었|도착했|나타났|사라졌|기뻤|슬펐|행복했|즐거웠|무서웠|놀랐|예뻤|생겼|태어났)"
-    r"|(?:되어|돼|나와|들어와)졌|그것(?:에 의해|으로부터)|(?<![가-힣])그 자신(?:에게|을|의)"
+_MISFORMED = (
+    # Particles of the wrong form or two of a kind; two endings, or a particle on one.
+    re.compile(
+        rf"(?<![가-힣])(?!들를)[가-힣]*{_CLOSED_SYLLABLE}를(?![가-힣])|[가-힣]+{_CLOSED_SYLLABLE}와(?=[\s,])"
+        r"|(?:은는|는은|을를|를을|에게를|에서를|에를|에게에|으로에)(?![가-힣])"
+        r"|습니다(?:요|어요|네요|죠|고요|는)|니다어요|(?<![바판소수])다요[.!?]|(?<=[가-힣])[아어여해]어요(?![가-힣])"
+        r"|(?:어요|아요|습니다)(?:는|은|를|을|가|에|의)(?=[\s.,])"
+    ),
+    # A stem of the past without its ending (날아갔.).
+    re.compile(rf"[가-힣]*{_SS}(?![가-힣…—~-]|\s?\.\.|\. 습)"),
+    # What no verb form can be (물었요 웃었어었어요 먹였게 하다, 됐는 거, 가았어요 기쁘었어요 서었어요 살아어요; but 나았다,
+    # 자았다, 그었다, 저었다).
+    re.compile(
+        rf"[가-힣]*{_SS}(?:요(?![가-힣])|니다|습[어았었]|어[았었])|(?!있){_SS}(?:게 [하되만]|는 거)|[았었]았|었었었|하여었"
+        rf"|(?![나자]){_syllables([0], [0])}았|(?!저){_syllables([0], [4])}었|(?!그){_syllables([0], [18])}었"
+        # Vowels that do not go together (감었다, 먹았다; 갔었다 is right), what is glued to an ending (했어요다, 갔습니다다).
+        rf"|{_syllables([f for f in range(28) if f != 20], [0, 8])}었|{_syllables(range(28), [1, *range(3, 8), 10, 11, *range(13, 21)])}았"
+        rf"|(?:{_SS}어요|습니다)(?![라하만마그며고람아오우])[가-힣]|[아어여해]요[었았]"
+    ),
+    # Passives of passives; what only a translation says.
+    re.compile(
+        rf"{_syllables([0], [6])}(?<!던)져[졌지진]|[가-힣]+에 의해(?![가-힣])|[가-힣]{{2,}}[함음]을 가졌"
+        r"|(?:[어아여해]요|[았었]다) 때문|결정을 만들|[는은을] 것을 가졌|[는은을] 것이 되었"
+        # A person takes 에게; what is, comes about or is felt takes no object.
+        r"|(?:엄마|아빠|할머니|할아버지|아저씨|아주머니|선생님|친구|동생|언니|누나|오빠)에(?= (?!대|관|비|의|따|이어|못지|지지|둘러))"
+        r"|[가-힣](?:을|를) (?:있었|없었|되었|도착했|나타났|사라졌|기뻤|슬펐|행복했|즐거웠|무서웠|놀랐|예뻤|생겼|태어났)"
+        r"|(?:되어|돼|나와|들어와)졌|그것(?:에 의해|으로부터)|(?<![가-힣])그 자신(?:에게|을|의)"
+    ),
 )
 _MISFIT = re.compile(
     rf"(?<![가-힣])[가-힣]*(?:{_OPEN}(은|이|과|을|으로|이라는)|{_CLOSED_SYLLABLE}(는|가|로|라는))(?![가-힣])"
@@ -877,9 +903,12 @@ _WRONG_AFTER = {True: ("는", "가", "로", "라는", "랑"), False: ("은", "�
 def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
     """Particles of the wrong form (우산를, 토토은), doubled particles and endings, translated passives."""
     text = pair.output
-    if found := _first("ungrammatical", _MISFORMED, text) or _unfinished(narration(text)):
+    for pattern in _MISFORMED:
+        if found := _first("ungrammatical", pattern, text):
+            return found
+    if found := _unfinished(narration(text)):
         return found
-    for match in _EUL.finditer(text):
+    for match in finditer(_EUL, text):
         word = match[1]
         if len(word) > 1 and word[-1] not in _EUL_OK:
             return Finding("ungrammatical", *match.span())
@@ -892,11 +921,11 @@ def ungrammatical(pair: Pair, config: FilterConfig) -> Finding | None:
                 end = at + len(word) + len(form)
                 if not "가" <= text[end : end + 1] <= "힣" and not (form == "을" and word.endswith(("가", "마", "노"))):
                     return Finding("ungrammatical", at, end)
-    for match in _STACKED.finditer(text):
+    for match in finditer(_STACKED, text):
         tags = [t.tag for t in morphemes(match[0])]
         if any(a in ("JKS", "JKO") and b[0] == "J" for a, b in itertools.pairwise(tags)):
             return Finding("ungrammatical", *match.span())
-    for match in _MODIFIER.finditer(text):
+    for match in finditer(_MODIFIER, text):
         if morphemes(match[1])[-1].tag == "ETM":
             return Finding("ungrammatical", *match.span())
     wrong = [m for m in _MISFIT.finditer(text) if misfits(m[0], m[1] or m[2]) and not _is_name(m[0], pair, text)]
@@ -946,7 +975,7 @@ def off_prompt(pair: Pair, config: FilterConfig) -> Finding | None:
     """A world of grown-ups (love affairs, business, horror) that nobody asked for, three different such words; or another
     plot than the one that was asked for (곰이 이를 닦고 잠드는 이야기), of three words or more none of which comes up.
     """
-    words = (m for m in wording.ADULT.finditer(pair.output) if m[0] not in pair.instruction)
+    words = (m for m in finditer(wording.ADULT, pair.output) if m[0] not in pair.instruction)
     if found := _several("off_prompt", words, 3):
         return found
     name = _called(pair)
@@ -961,6 +990,15 @@ def off_prompt(pair: Pair, config: FilterConfig) -> Finding | None:
     if len(events) >= EVENTS and not any(uses(event, pair.output) for event in events):
         return Finding("off_prompt", missing=tuple(events))
     return None
+
+
+SCANNED = (
+    wording.REFUSAL, wording.TASK, *wording.TALK.values(), wording.META, wording.ECHO_LABEL, wording.UNSAFE, wording.HAZARD,
+    wording.BIAS, wording.BIAS_SURE, wording.NOT_STORY, wording.ADDRESS, wording.ESSAY, wording.SWEAR, wording.SLANG,
+    wording.NEWS, wording.ADULT, wording.CONTRADICTION, *_MISFORMED, _BROKEN, _MACHINE, _DOTTED, _HANGING_DOTS, _QA, _LISTED,
+    _SCRIPT, _NUMBERED, _ITEMS, _EUL, _STACKED, _MODIFIER, _REPORTED,
+)  # fmt: skip
+"""The patterns that are worth asking ``lab.scan`` about first: they take long and match few stories."""
 
 
 CHECKS: tuple[Callable[[Pair, FilterConfig], Finding | None], ...] = (

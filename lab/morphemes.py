@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab.domain import has_final_consonant, short_name
 
 WORD = re.compile(r"[0-9A-Za-z가-힣]+")
+REMEMBERED = 20_000
+"""Words whose analysis is kept; the stories of a run share most of theirs."""
 
 # Words that begin or end with a one-syllable key word but have nothing to do with it.
 _LOOKALIKES = """
@@ -59,10 +61,12 @@ def analyser() -> Any:
     return Kiwi(num_workers=1)
 
 
-def garbled(parts: tuple[Any, ...]) -> bool:
+@lru_cache(maxsize=REMEMBERED)
+def garbled(word: str) -> bool:
     """Whether a sentence's last word has lost its shape: an ending with a stray consonant (갔어욥), one on a stem that is
     none (직작거렀어요), something that only looks like one (왔엉요).
     """
+    parts = morphemes(word)
     for a, b in pairwise(parts):
         if (a.tag == "EF" and b.tag == "Z_CODA" and b.form != "ᆻ") or (
             a.tag in ("NNG", "NNP") and not known(a) and b.tag in ("EF", "EP")
@@ -72,13 +76,23 @@ def garbled(parts: tuple[Any, ...]) -> bool:
     return last.tag in ("NNG", "NNP") and not known(last) and last.form[-1] in "요죠"
 
 
-@lru_cache(maxsize=20_000)
-def morphemes(word: str) -> tuple[Any, ...]:
+class Morpheme(NamedTuple):
+    """What the analyser says of one: its form, its tag (Sejong), where it starts in the word, its length, its number."""
+
+    form: str
+    tag: str
+    start: int
+    len: int
+    id: int
+
+
+@lru_cache(maxsize=REMEMBERED)
+def morphemes(word: str) -> tuple[Morpheme, ...]:
     """The morphemes of one word; stories share most of their words."""
-    return tuple(analyser().tokenize(word))
+    return tuple(Morpheme(t.form, t.tag, t.start, t.len, t.id) for t in analyser().tokenize(word))
 
 
-def known(token: Any) -> bool:
+def known(token: Morpheme) -> bool:
     """Whether the analyser has this form in its dictionary; a form that it guessed carries the low number of its tag."""
     return token.id >= 100
 
@@ -167,7 +181,7 @@ def _inside(word: str, whole: str) -> bool:
     return all(t.form not in _FALSE_ENDS and (t.tag[0] in "NXS" or t.tag in own - {"MAG"}) for t in parts)
 
 
-def _words_like(stem: str, text: str) -> list[Any]:
+def _words_like(stem: str, text: str) -> list[Morpheme]:
     """Morphemes of the words that share a first consonant with a syllable of ``stem``, as stems change (돕다, 도와)."""
     initials = {(ord(c) - 0xAC00) // 588 for c in stem if "가" <= c <= "힣"}
     words = dict.fromkeys(WORD.findall(text))
