@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "gradio", "rensa", "numpy")
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "gradio", "rensa", "hyperscan", "numpy")
 
 
 @dataclass(frozen=True)

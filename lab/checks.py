@@ -23,7 +23,19 @@ from typing import Any
 from lab import wording
 from lab.config import FilterConfig
 from lab.domain import has_final_consonant, short_name
-from lab.morphemes import REMEMBERED, WORD, Morpheme, garbled, known, last_called, misfits, morphemes, starts, stuttered, uses
+from lab.morphemes import (
+    REMEMBERED,
+    WORD,
+    Morpheme,
+    garbled,
+    known,
+    last_called,
+    misfits,
+    morphemes,
+    starts,
+    stuttered,
+    uses,
+)
 from lab.records import Pair
 from lab.scan import finditer, may_match, search
 
@@ -349,15 +361,14 @@ def repetition_scores(text: str) -> dict[str, float]:
             long.setdefault(len(parts), {})[tuple(parts)] = None
     alike = max((sum(sum(map(ne, a, b)) < 2 for b in same) for same in long.values() for a in same), default=0)
     dense = "".join(words)
-    grams = Counter(dense[i : i + 6] for i in range(len(dense) - 5))
-    total = max(1, sum(grams.values()))
+    grams = {dense[i : i + 6] for i in range(len(dense) - 5)}
     stems = [_stem(word) for word in WORD.findall(narration(text))]
     raw = text.encode()
     return {
         "run": best,
         "phrase": phrase,
         "narration": round(repeated / max(1, all_chars), 3),
-        "grams": round(1 - len(grams) / total, 3),
+        "grams": round(1 - len(grams) / max(1, len(dense) - 5), 3),
         "compression": round(len(zlib.compress(raw, 6)) / max(1, len(raw)), 3),
         "new_words": round(len(set(stems)) / max(1, len(stems)), 3),
         "words": len(stems),

@@ -90,7 +90,7 @@ def self_bleu(texts: Sequence[str], seed: int = 0) -> float | None:
 
 def near_duplicate_share(texts: Sequence[str]) -> float:
     """Share of stories that are an earlier one with retouches, by the filter's own measure."""
-    from lab.stages.filter import near_duplicates, sketch
+    from lab.duplicates import near_duplicates, sketch
 
     return round(len(near_duplicates(sketch(texts), [True] * len(texts))) / len(texts), 4) if texts else 0.0
 

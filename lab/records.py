@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class Answer:
     seconds: float
 
 
+def _shallow(row: Any) -> dict[str, Any]:
+    """The fields of a dataclass with slots; ``asdict`` would copy every value too."""
+    return {name: getattr(row, name) for name in row.__slots__}
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One row of generate/pairs.jsonl. ``character`` and ``keywords`` may be empty in imported rows."""
@@ -72,7 +77,7 @@ class Pair:
 
     def row(self) -> dict[str, Any]:
         """The JSON row."""
-        return asdict(self) | {"keywords": list(self.keywords)}
+        return _shallow(self) | {"keywords": list(self.keywords)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Verdict:
 
     def row(self) -> dict[str, Any]:
         """The JSON row."""
-        return asdict(self) | {"reasons": list(self.reasons)}
+        return _shallow(self) | {"reasons": list(self.reasons)}
 
 
 def content_id(*parts: Any) -> str:

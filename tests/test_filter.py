@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-import numpy as np
 import pytest
 from datasets import load_from_disk
 
@@ -74,17 +73,6 @@ def test_rules_and_near_duplicates_reach_the_targets_on_filter_dev(run_: Run) ->
     assert sum(bool(set(v.reasons) & reasons) for v, reasons in rule) >= 0.9 * len(rule)
 
 
-def test_of_near_duplicates_the_first_without_another_fault_survives() -> None:
-    a = "토끼는 아침 일찍 일어나 당근밭에 물을 주고 노래를 불렀어요. 당근이 쑥쑥 자랐지요."
-    b, other = a.replace("노래를", "콧노래를"), "여우는 밤마다 언덕에 올라 별을 세다가 스르르 잠이 들었답니다."
-    both = stage.sketch([a, other, b])
-    assert stage.near_duplicates(both, [True, True, True]) == {2: (0, pytest.approx(0.86, abs=0.01))}
-    assert stage.near_duplicates(both, [False, True, True]) == {}
-    assert set(stage.near_duplicates(both, [True, True, False])) == {2}
-    # Reference stories come first and are never themselves called copies.
-    assert set(stage.near_duplicates(stage.sketch([a, a, b]), [True] * 3, known=2)) == {2}
-
-
 def test_a_copy_of_a_reference_story_is_a_leak_and_names_it() -> None:
     reference = reference_stories()[3]
     run_ = new_run()
@@ -93,24 +81,6 @@ def test_a_copy_of_a_reference_story_is_a_leak_and_names_it() -> None:
     filtered(run_)
     verdict = next(run_.verdicts())
     assert not verdict.kept and verdict.reasons == ("near_duplicate",) and verdict.scores["twin"] == reference["id"]
-
-
-def test_retouched_copies_are_found_with_a_measured_recall() -> None:
-    """Of 200 stories with words replaced until half of the shingles differ, at most one in twenty escapes the banding."""
-    rng = random.Random(0)
-    letters = [chr(c) for c in range(0xAC00, 0xAC00 + 2000)]
-    texts, similar = [], []
-    for _ in range(200):
-        words = ["".join(rng.choices(letters, k=3)) for _ in range(80)]
-        changed = [w if rng.random() > 0.16 else "".join(rng.choices(letters, k=3)) for w in words]
-        texts += [" ".join(words), " ".join(changed)]
-    sets, bands = stage.sketch(texts)
-    for i in range(0, 400, 2):
-        both = len(np.intersect1d(sets[i], sets[i + 1]))
-        similar.append(both / (len(sets[i]) + len(sets[i + 1]) - both) >= stage.SAME)
-    found = stage.near_duplicates((sets, bands), [True] * 400)
-    assert sum(similar) > 100 and len(found) >= 0.95 * sum(similar)
-    assert all(found[i][0] == i - 1 for i in found)
 
 
 def test_recut_moves_limits_rules_scores_and_shares_without_measuring_again() -> None:
@@ -277,6 +247,7 @@ def test_on_many_cores_and_in_chunks_the_verdicts_are_those_of_one_piece(
     filtered(run_)
     whole = [v.row() for v in run_.verdicts()]
     monkeypatch.setattr(stage, "CHUNK", 20)
+    monkeypatch.setattr(stage, "SCAN_FROM", 100)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     filtered(run_)
     assert [v.row() for v in run_.verdicts()] == whole
@@ -307,12 +278,3 @@ def test_a_row_that_stands_twice_counts_once(run_: Run) -> None:
     append_rows(run_.pairs_file, [p.row() for p in list(run_.pairs())[:7]])
     assert filtered(run_)["pairs"] == len(ROWS)
     assert [v.id for v in run_.verdicts()] == [r["id"] for r in ROWS]
-
-
-def test_shingles_that_wait_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
-    sets, _ = stage.sketch([r["output"] for r in ROWS[:9]])
-    stored = stage.Shingles(tmp_path)
-    stored.extend(sets[:4])
-    stored.extend(sets[4:])
-    assert len(stored) == 9 and all(np.array_equal(a, b) for a, b in zip(stored, sets, strict=True))
-    assert not list(tmp_path.iterdir())

@@ -140,7 +140,7 @@ def training_rows(run_: Run, models: Sequence[Entry]) -> list[Pair]:
 
 def leaks_of(known: Passages, trained: Sequence[Pair], test: Sequence[Pair], own: dict[str, Sequence[Pair]]) -> list[dict[str, Any]]:  # fmt: skip
     """Evaluation texts that training rows hold, by shared passages and as near-duplicates; ``own`` are never to be trained on."""
-    from lab.stages.filter import near_duplicates, sketch
+    from lab.duplicates import near_duplicates, sketch
 
     leaks = find_leaks(known, {**own, "test": test})
     texts = [(name, p) for name, pairs in (*own.items(), ("test", test)) for p in pairs if len(p.output) >= 2 * SPAN]

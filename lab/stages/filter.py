@@ -28,24 +28,17 @@ from lab import jobs, scan
 from lab.checks import CHECKS, REASONS, SCANNED, check_pair, too_long, too_short
 from lab.config import FilterConfig
 from lab.domain import reference_stories
+from lab.duplicates import Sketches, near_duplicates, sketch
 from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_rows, repair
 from lab.run import Run
 
-SHINGLE = 3
-"""Characters of a shingle, spaces and marks left out: one word or so."""
-SAME = 0.45
-"""Jaccard similarity of shingles from which two stories are the same with retouches; calibrated: edited copies
-in filter_dev.jsonl have 0.49 or more, different stories from one hand 0.05 or less."""
 BY_HAND = "ledger"
 """Who restores or rejects a row in the ledger; it decides over reviewers."""
 UNDO = "undo"
 """The note of a row that takes the same person's word back."""
 JUDGED_AT_ONCE = 64
-PERMUTATIONS = 192
-BANDS = 48
-"""48 bands of 4 rows: a pair at similarity 0.5 becomes a candidate with 95 %, at 0.6 with 99.9 % probability."""
 CHUNK = 500
 """Stories that a worker process measures at a time."""
 SCAN_FROM = 5000
@@ -56,95 +49,7 @@ _BITS = {reason: i for i, reason in enumerate(REASONS)}
 _RULES = [c for c in CHECKS if c not in (too_short, too_long)]
 
 
-def sketch(texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
-    """What near-duplicate search needs of every text: its shingles as sorted numbers, and one hash for each band of
-    its MinHash (row a text, column a band). A shingle of three characters fits into 63 bits, so nothing collides.
-    """
-    from rensa import RMinHash
-
-    sets = []
-    for text in texts:
-        dense = "".join(c for c in text if c.isalnum()) or " "
-        codes = np.frombuffer(dense.ljust(SHINGLE).encode("utf-32-le"), np.uint32).astype(np.uint64)
-        sets.append(np.unique(codes[:-2] << np.uint64(42) | codes[1:-1] << np.uint64(21) | codes[2:]))
-    offsets = np.cumsum([0, *map(len, sets)]).tolist()
-    # The sketch wants hashes, not codes: an odd factor and a shift spread the bits and lose none.
-    mixed = np.concatenate(sets) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(32)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(mixed, offsets, PERMUTATIONS, 0)
-    digests = np.array(matrix.to_rows(), np.uint64).reshape(len(sets), BANDS, PERMUTATIONS // BANDS)
-    factors = np.uint64(0xD6E8FEB86659FD93) ** np.arange(1, PERMUTATIONS // BANDS + 1, dtype=np.uint64)
-    return sets, ((digests + np.uint64(1)) * factors).sum(-1, dtype=np.uint64)
-
-
-class Shingles(Sequence[np.ndarray]):
-    """The shingle sets of many texts in an unnamed file in ``folder``: what waits there (1.7 KB a story) fills no memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as this object)
-        self._ends = array("q", [0])
-
-    def extend(self, sets: Iterable[np.ndarray]) -> None:
-        """Append some texts' sets."""
-        for one in sets:
-            self._file.write(one.tobytes())
-            self._ends.append(self._ends[-1] + one.nbytes)
-        self._file.flush()
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        start, end = self._ends[row], self._ends[row + 1]
-        return np.frombuffer(os.pread(self._file.fileno(), end - start, start), np.uint64)
-
-
-def _on_disk(shape: tuple[int, int], kind: Any, folder: Path | None) -> np.ndarray:
-    """An array in an unnamed file."""
-    return np.memmap(tempfile.TemporaryFile(dir=folder), kind, "w+", shape=shape)
-
-
-def near_duplicates(
-    sketches: tuple[Sequence[np.ndarray], np.ndarray],
-    usable: Sequence[bool] | np.ndarray,
-    known: int = 0,
-    folder: Path | None = None,
-) -> dict[int, tuple[int, float]]:
-    """Row -> (row that it repeats, Jaccard similarity of shingles) for every near-duplicate.
-
-    The survivor is the first in the file that is ``usable`` (has no other fault) and no duplicate itself; the first
-    ``known`` rows, the reference stories, come before all and are never duplicates. MinHash and banding find
-    candidates, the exact similarity decides. Time grows with the rows; working space is in ``folder``.
-    """
-    sets, bands = sketches
-    groups = _on_disk(bands.shape, np.int32, folder)
-    shared_by_any = np.zeros(len(bands), bool)
-    for band in range(bands.shape[1]):
-        _, group, size = np.unique(bands[:, band], return_inverse=True, return_counts=True)
-        shared = size[group] > 1
-        groups[:, band] = np.where(shared, group, -1)
-        shared_by_any |= shared
-    survivors: dict[tuple[int, int], list[int]] = {}
-    found: dict[int, tuple[int, float]] = {}
-    for row in np.flatnonzero(shared_by_any).tolist():
-        shared_bands = [(band, group) for band, group in enumerate(groups[row].tolist()) if group >= 0]
-        others = {o for key in shared_bands for o in survivors.get(key, ())} if row >= known else ()
-        best = (0.0, 0)
-        own = sets[row] if others else None
-        for other in others:
-            theirs = sets[other]
-            both = len(np.intersect1d(own, theirs, assume_unique=True))
-            # Among equals the earliest.
-            best = max(best, (round(both / (len(own) + len(theirs) - both), 3), -other))
-        if best[0] >= SAME:
-            found[row] = (-best[1], best[0])
-        elif usable[row]:
-            for key in shared_bands:
-                survivors.setdefault(key, []).append(row)
-    return found
-
-
-def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], tuple[list[np.ndarray], np.ndarray]]:
+def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], Sketches]:
     config = FilterConfig()
     measured = []
     for pair in pairs:
@@ -194,11 +99,9 @@ class Measured(Iterable[dict[str, Any]]):
 def measure(pairs: Iterable[Pair], ids: Sequence[str], folder: Path, progress: Progress | None = None) -> Measured:
     """Look at every pair, on all cores, near-duplicates included; ``ids`` are those of the pairs, ``folder`` takes the rows."""
     known = reference_stories()
-    sets, bands = sketch([r["output"] for r in known])
-    shingles, all_bands = Shingles(folder), _on_disk((len(known) + len(ids), BANDS), np.uint64, folder)
-    shingles.extend(sets)
-    all_bands[: len(known)] = bands
-    usable = np.ones(len(all_bands), bool)
+    sketches = Sketches.on_disk(len(known) + len(ids), folder)
+    sketches.put(sketch([r["output"] for r in known]))
+    usable = np.ones(len(known) + len(ids), bool)
     path, done, cores = folder / ".measured.jsonl", 0, os.cpu_count() or 1
     path.unlink(missing_ok=True)
     with ExitStack() as stack:
@@ -209,17 +112,16 @@ def measure(pairs: Iterable[Pair], ids: Sequence[str], folder: Path, progress: P
             pool = ProcessPoolExecutor(cores, get_context("spawn"), _ready, (scanner,))
             stack.callback(pool.shutdown, cancel_futures=True)
             work = _in_turn(pool, _chunks(pairs), 2 * cores)
-        for measured, (sets, bands) in work:
+        for measured, more in work:
             append_rows(path, measured)
-            shingles.extend(sets)
+            sketches.put(more)
             start, done = len(known) + done, done + len(measured)
-            all_bands[start : start + len(measured)] = bands
             usable[start : start + len(measured)] = [not m["found"] for m in measured]
             if progress:
                 progress.step(done)
     names = [r["id"] for r in known]
     twins = {}
-    for row, (other, similarity) in near_duplicates((shingles, all_bands), usable, len(known), folder).items():
+    for row, (other, similarity) in near_duplicates(sketches, usable, len(known), folder).items():
         twin = names[other] if other < len(known) else ids[other - len(known)]
         twins[row - len(known)] = {"twin": twin, "similarity": similarity}
     return Measured(path, twins)
@@ -514,6 +416,17 @@ def save_cut(run_: Run, config: FilterConfig, verdicts: Iterable[Verdict]) -> di
     return facts | ({"unparsable": unparsable} if unparsable else {})
 
 
+def _kept(run_: Run) -> Iterator[tuple[Pair, float | None]]:
+    """The kept pairs and the judge's scores; a pair without a verdict, or one that was there before, is passed over."""
+    verdicts = run_.verdicts()
+    verdict = next(verdicts, None)
+    for pair in run_.pairs():
+        if verdict is not None and pair.id == verdict.id:
+            if verdict.kept:
+                yield pair, verdict.judge
+            verdict = next(verdicts, None)
+
+
 def write_dataset(run_: Run) -> None:
     """The kept pairs as a DatasetDict on disk, one split each where there are rows."""
     import shutil
@@ -529,15 +442,12 @@ def write_dataset(run_: Run) -> None:
     with tempfile.TemporaryDirectory(dir=run_.dataset_folder.parent, prefix=".") as folder, ExitStack() as stack:
         files = {name: f"{folder}/{name}.arrow" for name in ("train", "test")}
         writers = {name: stack.enter_context(ArrowWriter(path=file, features=features)) for name, file in files.items()}
-        verdicts = run_.verdicts()
-        verdict = next(verdicts, None)
-        for pair in run_.pairs():
-            if verdict is None or pair.id != verdict.id:
-                continue  # a pair without a verdict, or one that was there before
-            if verdict.kept:
-                row = {k: v for k, v in pair.row().items() if k in features}
-                writers[pair.split].write(row | {"judge": verdict.judge})
-            verdict = next(verdicts, None)
+        kept = _kept(run_)
+        while part := list(islice(kept, CHUNK)):
+            for name, writer in writers.items():
+                rows = [pair.row() | {"judge": judge} for pair, judge in part if pair.split == name]
+                if rows:
+                    writer.write_batch({feature: [row[feature] for row in rows] for feature in features})
         counts = {name: writer.finalize()[0] for name, writer in writers.items()}
         shutil.rmtree(run_.dataset_folder, ignore_errors=True)
         if splits := {name: Dataset.from_file(files[name]) for name in files if counts[name]}:
