@@ -22,8 +22,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    DynamicCache,
-    DynamicLayer,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,6 +32,7 @@ from lab import hub
 from lab.domain import DATA
 from lab.endpoint import EndpointModel
 from lab.problems import Problem
+from lab.ragged import IN_GROUPS, groups_of, new_cache, read_prompts, takes_groups
 from lab.records import Answer
 from lab.run import find_run
 
@@ -41,8 +40,8 @@ WINDOW = 4
 """Batches among which requests are sorted by length."""
 MOST_ROWS = 256
 """Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
-NUCLEUS = 128
-"""Tokens among which top-p is looked for first: on reference stories 93 in 100 steps of the mini teacher need 64 at 0.95."""
+NUCLEI = (16, 128)
+"""Tokens among which top-p is looked for, first and for rows that need more: of 248 rows of the mini teacher two to nine do."""
 
 
 @dataclass(frozen=True)
@@ -189,24 +188,18 @@ class LocalModel:
         chances = _chances(seeds, sampling).to(device)
         rows = list(range(len(prompts)))
         ended = [False] * len(prompts)
-        cache = _cache(self.model)
-        padded = bool((mask == 0).any())
+        padding = [width - len(p) for p in prompts]
+        grouped = takes_groups(self.model)
+        groups = groups_of(padding) if grouped else [(0, len(prompts), 0)]
+        logits, cache = read_prompts(self.model, ids, mask, positions, groups)
         for step in range(sampling.max_new_tokens):
-            out = self.model(
-                input_ids=ids,
-                attention_mask=mask if padded else None,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            tokens = _draw(out.logits[:, -1].float(), sampling, chances[:, step])
+            tokens = _draw(logits.float(), sampling, chances[:, step])
             drawn = tokens.tolist()
             yield [(r, t) for r, t in zip(rows, drawn, strict=True) if not ended[r]]
             for r, t in zip(rows, drawn, strict=True):
                 ended[r] = ended[r] or t in self.end_ids
             left = [i for i, r in enumerate(rows) if not ended[r]]
-            if not left:
+            if not left or step + 1 == sampling.max_new_tokens:
                 return
             positions = positions[:, -1:] + 1
             if len(left) <= len(rows) * 0.75:
@@ -214,8 +207,18 @@ class LocalModel:
                 cache.batch_select_indices(keep)
                 tokens, mask, positions, chances = tokens[keep], mask[keep], positions[keep], chances[keep]
                 rows = [rows[i] for i in left]
-            ids = tokens[:, None]
+                groups = groups_of([padding[r] for r in rows]) if grouped else []
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            out = self.model(
+                input_ids=tokens[:, None],
+                attention_mask=mask if any(padding) else None,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **({"groups": groups} if grouped else {}),
+            )
+            logits = out.logits[:, -1]
 
     def write(
         self,
@@ -318,7 +321,7 @@ class LocalModel:
         size, idle = 1, 0
         while size <= most:
             try:
-                cache = _cache(self.model)
+                cache = new_cache(self.model)
                 self.model(input_ids=context, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 cache.batch_select_indices(torch.zeros(size, dtype=torch.long, device=self.device))
                 times = [self._timed_step(size, cache, sampling) for _ in range(4)]
@@ -395,46 +398,6 @@ class LocalModel:
         self._free()
 
 
-class _Rows(DynamicLayer):
-    """Keys and values of one layer in a buffer with room to grow: a step writes its column instead of copying all before it.
-
-    On a CPU that copying is most of the work: 1.2 GB a step for 256 rows of 300 tokens of the mini teacher.
-    """
-
-    ROOM = 64
-    """Tokens that the buffer grows by."""
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Append the new keys and values; returns all of them, as views."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.held = [key_states[:, :, :0], value_states[:, :, :0]]
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        for i, new in enumerate((key_states, value_states)):
-            if end > self.held[i].shape[-2]:
-                batch, heads, _, head = new.shape
-                grown = new.new_empty(batch, heads, (end // self.ROOM + 1) * self.ROOM, head)
-                grown[:, :, :start] = self.held[i][:, :, :start]
-                self.held[i] = grown
-            self.held[i][:, :, start:end] = new
-        self.keys, self.values = (x[:, :, :end] for x in self.held)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows (one may stand twice)."""
-        end = self.get_seq_length()
-        self.held = [x[indices] for x in self.held]
-        self.keys, self.values = (x[:, :, :end] for x in self.held)
-
-
-def _cache(model: PreTrainedModel) -> DynamicCache:
-    """An empty cache; layers that attend to everything get room to grow, others (sliding windows) stay the library's."""
-    cache = DynamicCache(config=model.config)
-    cache.layers = [_Rows() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
 def _done_of(written: Sequence[list[int]], step: int, most: int) -> float:
     """How many stories' work of a batch is done after ``step`` tokens of at most ``most``.
 
@@ -467,15 +430,21 @@ def _draw(logits: torch.Tensor, sampling: Sampling, chances: torch.Tensor) -> to
     if sampling.temperature <= 0:
         return logits.argmax(-1)
     probabilities = (logits / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        best, index = _likeliest(probabilities, min(NUCLEUS, probabilities.shape[-1]))
-        drawn = index.gather(-1, _place(_nucleus(best, sampling.top_p), chances))[:, 0]
-        # Rows that need more tokens to reach top-p are sorted whole; a row's draw never depends on its neighbours.
-        if (wide := best.cumsum(-1)[:, -1] < sampling.top_p).any():
-            best, index = probabilities[wide].sort(dim=-1, descending=True, stable=True)
-            drawn[wide] = index.gather(-1, _place(_nucleus(best, sampling.top_p), chances[wide]))[:, 0]
-        return drawn
-    return _place(probabilities, chances)[:, 0]
+    if sampling.top_p == 1:
+        return _place(probabilities, chances)[:, 0]
+    drawn = torch.empty(len(probabilities), dtype=torch.long, device=probabilities.device)
+    rows = torch.arange(len(probabilities), device=probabilities.device)
+    most = probabilities.shape[-1]
+    # A row's draw never depends on its neighbours: whichever count reaches top-p, the nucleus is the same.
+    for count in (*(n for n in NUCLEI if n < most), most):
+        best, index = _likeliest(probabilities[rows], count)
+        enough = best.cumsum(-1)[:, -1] >= sampling.top_p if count < most else torch.ones_like(rows, dtype=torch.bool)
+        tokens = index.gather(-1, _place(_nucleus(best, sampling.top_p), chances[rows]))[:, 0]
+        drawn[rows[enough]] = tokens[enough]
+        rows = rows[~enough]
+        if not len(rows):
+            break
+    return drawn
 
 
 def _likeliest(probabilities: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -521,7 +490,11 @@ def open_model(
     disable_progress_bar()  # of the few seconds after a download, which has a bar of its own
     device = pick_device()
     dtype = dtype or pick_dtype(device)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", **safely}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": IN_GROUPS if device.type == "cpu" else "sdpa",
+        **safely,
+    }
     if four_bit:
         options |= {
             "quantization_config": BitsAndBytesConfig(
