@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import psutil
 import pytest
 from datasets import load_from_disk
 
@@ -278,3 +281,29 @@ def test_a_row_that_stands_twice_counts_once(run_: Run) -> None:
     append_rows(run_.pairs_file, [p.row() for p in list(run_.pairs())[:7]])
     assert filtered(run_)["pairs"] == len(ROWS)
     assert [v.id for v in run_.verdicts()] == [r["id"] for r in ROWS]
+
+
+WAITS = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import os, time
+from lab.stages import filter as stage
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), stage._ready, (None,))
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_when_the_stage_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(WAITS)
+    stage_itself = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    assert stage_itself.stdout
+    worker = psutil.Process(int(stage_itself.stdout.readline()))
+    stage_itself.kill()
+    stage_itself.wait()
+    psutil.wait_procs([worker], timeout=20)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

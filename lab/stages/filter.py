@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from array import array
 from collections import deque
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,14 @@ def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], Sketches]:
 
 
 def _ready(scanner: bytes | None) -> None:
-    """What a worker process does first."""
+    """What a worker process does first; it ends with the stage's own process, even where that was killed."""
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     scan.use(scanner, SCANNED)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _in_turn(pool: ProcessPoolExecutor, chunks: Iterable[list[Pair]], most: int) -> Iterator[Any]:
