@@ -118,7 +118,7 @@ def filter(bench: Bench) -> list[Line]:
                 f"{facts['seconds']:.1f} s, {each:.2f} ms a pair, {facts['megabytes']} MB ({facts['megabytes_all']} with workers)",
                 f"{each / before:.2f} times as long a pair as the last" if before else "",
                 f"{each * 1e6 / 1000 / 60:.0f} min and {facts['core_seconds'] / count * 1e6 / 60:.0f} core minutes a million; "
-                f"reads {STORY_BYTES / each * 1000 / bench.machine.bytes:.4%} of the bytes that memory could give: the rules' regular expressions bind",
+                f"reads {STORY_BYTES / each * 1000 / bench.machine.bytes:.4%} of the bytes that memory could give: what the rules do in Python binds",
             )
         )
         before = each
