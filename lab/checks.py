@@ -177,8 +177,12 @@ def sentences(text: str) -> tuple[str, ...]:
 
 def _syllables(finals: Iterable[int], vowels: Iterable[int] = range(21)) -> str:
     """The Hangul syllables with one of these final consonants (0: none) and vowels, as a class for patterns."""
-    finals, vowels = [*finals], [*vowels]
-    return "[" + "".join(chr(0xAC00 + (c * 21 + v) * 28 + f) for c in range(19) for v in vowels for f in finals) + "]"
+    codes = {0xAC00 + (c * 21 + v) * 28 + f for c, v, f in itertools.product(range(19), [*vowels], [*finals])}
+    first = sorted(code for code in codes if code - 1 not in codes)
+    last = sorted(code for code in codes if code + 1 not in codes)
+    # As ranges: a class of 10,000 syllables would be longer than a pattern may be for hyperscan.
+    spans = zip(first, last, strict=True)
+    return "[" + "".join(chr(a) if a == b else f"{chr(a)}-{chr(b)}" for a, b in spans) + "]"
 
 
 _OPEN, _CLOSED_SYLLABLE = _syllables([0]), _syllables(range(1, 28))
@@ -209,7 +213,6 @@ class _Ending:
 
     start: int
     end: int
-    word: str
     parts: tuple[Morpheme, ...]
     alone: bool
 
@@ -221,7 +224,7 @@ def _endings(text: str) -> tuple[_Ending, ...]:
     for sentence, words in _told(text):
         if sentence[0].rstrip().endswith((".", "!", "?")):
             at = text.rindex(words[-1], sentence.start(), sentence.end())
-            found.append(_Ending(at, at + len(words[-1]), words[-1], morphemes(words[-1]), len(words) == 1))
+            found.append(_Ending(at, at + len(words[-1]), morphemes(words[-1]), len(words) == 1))
     return tuple(found)
 
 
@@ -307,8 +310,8 @@ def truncated(pair: Pair, config: FilterConfig) -> Finding | None:
     return tail
 
 
-_STUTTER = re.compile(r"([가-힣])\1{11,}|([가-힣]{2,4})\2{7,}")
-"""A sound drawn out longer than any storyteller would (하하하하, 데굴데굴데굴데굴 are short)."""
+_STUTTER = re.compile(r"(?=[가-힣]{12})(?:([가-힣])\1{11,}|([가-힣]{2,4})\2{7,})")
+"""A sound drawn out longer than any storyteller would (하하하하, 데굴데굴데굴데굴 are short). The look ahead skips short words fast."""
 _STUCK = re.compile(
     r"([가-힣]{1,8}(?:는|은|을|를|에게|에서|으로))(?:\s+\1(?![가-힣])){2,}|[가-힣](?:는는|를를)(?![가-힣])"
 )
@@ -457,8 +460,7 @@ def repeats(scores: dict[str, float]) -> bool:
 def repetition(pair: Pair, config: FilterConfig) -> Finding | None:
     """A loop, exact or slightly varied; refrains, sounds and repeated lines of dialogue pass."""
     text = pair.output
-    stutter = _LONG_WORD.search(text) and _STUTTER.search(text)
-    if stutter := stutter or _STUCK.search(text) or stuttered(text):
+    if stutter := _STUTTER.search(text) or _STUCK.search(text) or stuttered(text):
         return Finding("repetition", *stutter.span())
     twice = (m for m in _TWICE.finditer(narration(text)) if morphemes(m[1])[-1].tag in ("JKO", "JKS"))
     if found := _several("repetition", twice, DOUBLED):
@@ -496,7 +498,7 @@ def _about_the_task(text: str) -> list[re.Match[str]]:
     """Sentences of a narration that speak of the text itself instead of telling."""
     found = [m for m, kinds in _talk(text) if len(kinds) >= TALK_KINDS]
     if len({m[0] for m in finditer(wording.TASK, text)}) >= TASK_WORDS:
-        found += [m for m in SENTENCE.finditer(text) if len(set(wording.TASK.findall(m[0]))) >= TASK_WORDS]
+        found += [m for m, _ in _told(text) if len(set(wording.TASK.findall(m[0]))) >= TASK_WORDS]
     return found
 
 
@@ -703,7 +705,7 @@ def broken_text(pair: Pair, config: FilterConfig) -> Finding | None:
         if found := _several("broken_text", pattern.finditer(text), 2, different=False):
             return found
     for ending in _endings(narration(text)):
-        if garbled(ending.word):
+        if garbled(text[ending.start : ending.end]):
             return Finding("broken_text", ending.start, ending.end)
     if (lone := _unpaired(text)) and not (lone[1] and truncated(pair, config)):
         start, end = next((s.span() for s in SENTENCE.finditer(text) if s.end() > lone[0]), (lone[0], lone[0] + 1))
@@ -855,7 +857,7 @@ def wrong_register(pair: Pair, config: FilterConfig) -> Finding | None:
     found = found or _several("wrong_register", finditer(wording.NEWS, told), 2)
     if found:
         return found
-    clipped = [m for m in SENTENCE.finditer(told) if _CLIPPED.search(m[0]) and not _CLIPPED_NOUN.search(m[0])]
+    clipped = [m for m, _ in _told(told) if _CLIPPED.search(m[0]) and not _CLIPPED_NOUN.search(m[0])]
     if len(clipped) >= 3 and len(clipped) >= CLIPPED_ENDINGS * len(sentences(told)):
         return _shown("wrong_register", clipped[0])
     forms = [(e, e.parts[-1].form) for e in _endings(told) if e.parts[-1].tag in ("EF", "EC")]

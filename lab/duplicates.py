@@ -147,8 +147,9 @@ def near_duplicates(
         others = survivors.near(row) if row >= known else np.empty(0, np.int32)
         alike = np.count_nonzero(marks[others] == marks[row], axis=1) >= MARKED * PERMUTATIONS
         best = (0.0, 0)
+        own = sets[row] if alike.any() else None
         for other in others[alike].tolist():
-            own, theirs = sets[row], sets[other]
+            theirs = sets[other]
             both = len(np.intersect1d(own, theirs, assume_unique=True))
             # Among equals the earliest.
             best = max(best, (round(both / (len(own) + len(theirs) - both), 3), -other))

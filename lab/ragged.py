@@ -41,8 +41,8 @@ def _attend(
     groups: Sequence[Group] = (),
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The library's attention for one new token a row, group by group."""
-    if attention_mask is None or len(groups) < 2:
+    """The library's attention for one new token a row, group by group; without groups the library's own."""
+    if attention_mask is None or not groups:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     parts = [
         sdpa_attention_forward(

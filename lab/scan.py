@@ -18,22 +18,10 @@ LOOSE = 10
 
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 _REPEAT = re.compile(r"(?<!\\)\{(\d+),(\d+)\}")
-_HANGUL_CLASS = re.compile(r"\[([가-힣]{20,})\]")
 
 _database: Any = None
 _numbers: dict[int, int] = {}
 """The pattern objects that the database knows, by ``id``: hashing a pattern reads all of its code."""
-
-
-def _ranges(match: re.Match[str]) -> str:
-    """A class of many syllables as ranges, as a pattern may have 16,000 bytes at most."""
-    spans: list[list[int]] = []
-    for code in sorted(map(ord, match[1])):
-        if spans and code == spans[-1][1] + 1:
-            spans[-1][1] = code
-        else:
-            spans.append([code, code])
-    return "[" + "".join(chr(a) if a == b else f"{chr(a)}-{chr(b)}" for a, b in spans) + "]"
 
 
 def _wider(pattern: str) -> str:
@@ -42,8 +30,7 @@ def _wider(pattern: str) -> str:
     Prefilter mode drops what looks ahead or behind, so a wider repeat inside of that narrows nothing.
     """
     pattern = _ESCAPE.sub(lambda m: chr(int(m[1] or m[2], 16)), pattern)
-    pattern = _REPEAT.sub(lambda m: m[0] if int(m[2]) < LOOSE else "+" if int(m[1]) else "*", pattern)
-    return _HANGUL_CLASS.sub(_ranges, pattern)
+    return _REPEAT.sub(lambda m: m[0] if int(m[2]) < LOOSE else "+" if int(m[1]) else "*", pattern)
 
 
 def compiled(patterns: Sequence[re.Pattern[str]]) -> bytes | None:

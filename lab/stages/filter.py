@@ -82,8 +82,8 @@ def _in_turn(pool: ProcessPoolExecutor, chunks: Iterable[list[Pair]], most: int)
         yield waiting.popleft().result()
 
 
-def _chunks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    rows = iter(pairs)
+def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         yield chunk
 
@@ -406,8 +406,7 @@ def save_cut(run_: Run, config: FilterConfig, verdicts: Iterable[Verdict]) -> di
     unparsable = 0
     aside = run_.verdicts_file.with_name(f".{run_.verdicts_file.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
-    final = verdicts_of(heard(), table, result)
-    while part := list(islice(final, CHUNK)):
+    for part in _chunks(verdicts_of(heard(), table, result)):
         unparsable += sum(bool(v.scores.get("unparsable")) for v in part)
         append_rows(aside, [v.row() for v in part])
     aside.replace(run_.verdicts_file)
@@ -449,12 +448,12 @@ def write_dataset(run_: Run) -> None:
     with tempfile.TemporaryDirectory(dir=run_.dataset_folder.parent, prefix=".") as folder, ExitStack() as stack:
         files = {name: f"{folder}/{name}.arrow" for name in ("train", "test")}
         writers = {name: stack.enter_context(ArrowWriter(path=file, features=features)) for name, file in files.items()}
-        kept = _kept(run_)
-        while part := list(islice(kept, CHUNK)):
-            for name, writer in writers.items():
-                rows = [pair.row() | {"judge": judge} for pair, judge in part if pair.split == name]
-                if rows:
-                    writer.write_batch({feature: [row[feature] for row in rows] for feature in features})
+        for part in _chunks(_kept(run_)):
+            by_split: dict[str, list[dict[str, Any]]] = {}
+            for pair, judge in part:
+                by_split.setdefault(pair.split, []).append(pair.row() | {"judge": judge})
+            for split, rows in by_split.items():
+                writers[split].write_batch({feature: [row[feature] for row in rows] for feature in features})
         counts = {name: writer.finalize()[0] for name, writer in writers.items()}
         shutil.rmtree(run_.dataset_folder, ignore_errors=True)
         if splits := {name: Dataset.from_file(files[name]) for name in files if counts[name]}:
