@@ -29,6 +29,7 @@ from lab.progress import Progress
 from lab.records import Answer, Pair, Prompt, append_rows, content_id, read_rows, write_json
 from lab.retention import differences, number, retained, retained_intervals, verdict
 from lab.run import Run
+from lab.together import Part, Together
 
 LEAKS_LISTED = 50
 LEAKED = 0.5
@@ -43,6 +44,13 @@ SERVING = 16
 SERVING_TOKENS = 16
 """Tokens of a story alone, rows and tokens of a serving batch: enough for a steady rate, 0.1 to 1 s of a small model."""
 GENERAL_TOKENS = 40
+TOGETHER_FROM = 200
+"""Answers from which starting a process beside this one pays: its imports take some seconds of a core."""
+TOGETHER_BYTES = 100_000_000
+"""Weight files up to which models are measured side by side, 50 million parameters; a larger one keeps all cores busy alone."""
+TOGETHER_ROOM = 2 * 2**30
+"""Free memory for each process beside this one, in bytes: libraries, weights, and keys and values of 256 stories."""
+JUDGED_AT_ONCE = 64
 TRAINED_WITH = ("method", "data", "keep_top", "student", "learning_rate", "epochs", "seed")
 """Settings of an arm's training that the report names, so that two arms are known apart by more than a hash."""
 
@@ -59,13 +67,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Texts:
-    """What every model is measured on, and the passages of what the arms were trained on."""
+    """What every model is measured on."""
 
     test: list[Pair]
     reference: list[Pair]
     general: list[dict[str, Any]]
     prompts: list[Prompt]
-    known: Passages
+
+    @property
+    def asked(self) -> int:
+        """Answers that a model writes: one to every prompt, more to the first ones."""
+        return len(self.prompts) + len(self.prompts[:PASS_PROMPTS]) * (PASS_SAMPLES - 1)
 
 
 @dataclass(frozen=True)
@@ -215,16 +227,17 @@ def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
     leaks = leaks_of(known, trained, test, own)
     _stop_at_leaks(run_, leaks)
     leaked = {x["id"] for x in leaks if x["set"] == "test" and x["share"] >= LEAKED}
-    texts = Texts(
-        [p for p in test if p.id not in leaked], own["reference"], general_questions(), prompts, known
-    )  # fmt: skip
-    asked = len(prompts) + min(PASS_PROMPTS, len(prompts)) * (PASS_SAMPLES - 1)
-    progress.begin("compare", len(models) * (asked + ROUNDS + 1))
-    measured = [_measure(run_, config, progress, e, i * asked, texts) for i, e in enumerate(models)]
-    for one, speed in zip(measured, _in_turn(models, measured, prompts, progress, len(models) * asked), strict=True):
+    texts = Texts([p for p in test if p.id not in leaked], own["reference"], general_questions(), prompts)
+    judged = len(prompts) if config.judge != "none" else 0
+    progress.begin("compare", len(models) * (texts.asked + judged + ROUNDS + 1))
+    with Together(progress, _processes(models, texts.asked), len(models)) as team:
+        tasks = [(run_, config, e, texts) for e in models]
+        measured: list[Measured] = team.map(_measure, tasks, texts.asked, [e.name for e in models])
+        _copies(measured, known)
+        _against_teacher(measured)
+        duels = _judged(config, measured, team)
+    for one, speed in zip(measured, _in_turn(models, measured, prompts, progress, team.finished), strict=True):
         one.row.update(speed)
-    _against_teacher(measured)
-    duels = _judged(config, measured)
     for one in measured:
         one.row["intervals"] = {name: interval(s) for name, s in one.samples.items() if s.count}
         one.row["intervals"]["longest_copy"] = greatest(one.row["copies"])
@@ -306,7 +319,23 @@ def _versions() -> dict[str, str]:
     return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry, before: int, texts: Texts) -> Measured:
+def _processes(models: Sequence[Entry], asked: int) -> int:
+    """How many processes measure the models at once: one, unless they are small and local, on a CPU, and have much to do."""
+    import psutil
+    import torch
+
+    sizes = [None if e.spec.startswith("api:") else disk_bytes(e.spec, e.revision or None) for e in models]
+    if (
+        torch.cuda.is_available()
+        or len(models) * asked < TOGETHER_FROM
+        or any(s is None or s > TOGETHER_BYTES for s in sizes)
+    ):
+        return 1
+    room = 1 + psutil.virtual_memory().available // TOGETHER_ROOM
+    return min(len(models), torch.get_num_threads(), room)
+
+
+def _measure(part: Part, run_: Run, config: CompareConfig, entry: Entry, texts: Texts) -> Measured:
     """Likelihoods, probes, general questions and fresh answers of one model, and what it takes in memory."""
     # All that a measurement imports, so that no library counts as a model's memory.
     import peft  # noqa: F401
@@ -321,21 +350,25 @@ def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry,
     samples: dict[str, Sample] = {}
     try:
         if isinstance(model, LocalModel):
-            row |= {"parameters": model.parameters, "size_bytes": model.size_bytes, "disk_bytes": disk_bytes(model)}
+            row |= {
+                "parameters": model.parameters,
+                "size_bytes": model.size_bytes,
+                "disk_bytes": disk_bytes(model.spec, getattr(model.model.config, "_commit_hash", None)),
+            }
             row |= {"weights": weights_hash(model), "dtype": str(model.model.dtype).removeprefix("torch.")}
             row |= {"device": model.device.type, "tokenizer": content_id(sorted(model.tokenizer.get_vocab().items()))}
             if entry.who == "arm":
                 trained = run_.config("train", entry.name)
                 row["adapter"] = fingerprint(resolve(entry.spec))
                 row["trained_with"] = {k: getattr(trained, k) for k in TRAINED_WITH}
-            progress.step(before)
+            part.step(0)
             for prefix, pairs in (("", texts.test), ("reference_", texts.reference)):
                 found, by_item = likelihood(model, pairs, prefix)
                 row |= found
                 samples |= by_item
-                progress.step(before)
+                part.step(0)
             row["probes"], samples["probes"] = probe(model)
-            progress.step(before)
+            part.step(0)
         else:
             # An endpoint gives no log-probabilities of a given text.
             row |= dict.fromkeys(("parameters", "size_bytes", "disk_bytes", "perplexity", "bits_per_byte", "probes"))
@@ -355,12 +388,11 @@ def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry,
             [p.instruction for p in asked],
             sampling,
             seeds,
-            note=progress.note,
-            tick=lambda tokens, under_way: progress.step(
-                before + len(answers), under_way, stop=not tokens, model=entry.name
-            ),
+            note=part.note,
+            tick=lambda tokens, under_way: part.step(len(answers) + under_way),
         ):
             answers[index] = answer
+        part.step(len(answers))
         if lost := len(asked) - len(answers):
             raise Problem(
                 f"{entry.spec} left {lost} of {len(asked)} prompts without an answer, so it cannot be compared on the same ones.",
@@ -373,15 +405,15 @@ def _measure(run_: Run, config: CompareConfig, progress: Progress, entry: Entry,
     return _assess(run_.config("filter"), entry, row, samples, texts, asked, written)
 
 
-def disk_bytes(model: Any) -> int | None:
+def disk_bytes(spec: str, revision: str | None) -> int | None:
     """Bytes of the weight files (of an adapter and of its base); None where they are not found."""
     from lab.models import resolve
 
-    total, places = 0, [resolve(model.spec)]
+    total, places = 0, [resolve(spec)]
     while places:
         place = Path(places.pop())
         if not place.is_dir():
-            place = _cached(str(place), model.model.config)
+            place = _cached(str(place), revision)
         if place is None:
             return None
         total += sum(p.stat().st_size for p in place.glob("*.safetensors"))
@@ -391,13 +423,13 @@ def disk_bytes(model: Any) -> int | None:
     return total or None
 
 
-def _cached(hub_id: str, config: Any) -> Path | None:
+def _cached(hub_id: str, revision: str | None) -> Path | None:
     """The snapshot folder of a Hub model in the local cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(hub_id, "config.json", revision=getattr(config, "_commit_hash", None))
+        found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
@@ -488,9 +520,9 @@ def _assess(
     asked: list[Prompt],
     written: list[Answer],
 ) -> Measured:
-    """What the answers are worth by the filter's rules, whether they are copies, and how they differ from one another."""
+    """What the answers are worth by the filter's rules, and how they differ from one another."""
     from lab.checks import check_pair
-    from lab.metrics import ChrF, Copied, DistinctN, PassAtK, compute
+    from lab.metrics import ChrF, DistinctN, PassAtK, compute
     from lab.stages.filter import rules_off
 
     off = rules_off(rules)
@@ -509,9 +541,6 @@ def _assess(
     tries = [[used[i], *(used[count + t * again + i] for t in range(PASS_SAMPLES - 1))] for i in range(again)]
     for k in (1, PASS_SAMPLES):
         samples[f"pass_at_{k}"] = mean(compute(PassAtK, predictions=tries, k=k)["scores"])
-    copies = compute(Copied, predictions=outputs, corpus=texts.known)
-    samples["copied_rate"] = mean([n >= SPAN for n in copies["lengths"]])
-    samples["mean_copy"] = mean(copies["lengths"])
     words = compute(DistinctN, predictions=outputs)
     for n in (1, 2, 3):
         samples[f"distinct_{n}"] = of_whole(words[f"distinct_{n}"], words[f"without_{n}"])
@@ -519,8 +548,8 @@ def _assess(
     samples["self_chrf"] = mean(compute(ChrF, predictions=outputs, references=outputs[1:] + outputs[:1])["scores"])
     samples["mean_characters"] = mean([len(t) for t in outputs])
     row |= {name: s.value for name, s in samples.items() if name not in ("probes", "reference_perplexity", "reference_bits_per_byte")}  # fmt: skip
-    row |= {"judge": None, "teacher_chrf": None, "longest_copy": copies["longest_copy"]}
-    row["lengths"], row["copies"] = [len(t) for t in outputs], copies["lengths"]
+    row |= {"judge": None, "teacher_chrf": None}
+    row["lengths"] = [len(t) for t in outputs]
     row["reasons"] = {r: sum(r in f for _, f in first) for r in sorted({r for _, f in first for r in f})}
     return Measured(
         row,
@@ -529,6 +558,18 @@ def _assess(
         [pairs[count + t * again : count + (t + 1) * again] for t in range(PASS_SAMPLES - 1)],
         found,
     )
+
+
+def _copies(measured: list[Measured], known: Passages) -> None:
+    """How much of every answer stands as it is in what was trained on."""
+    from lab.metrics import Copied, compute
+
+    for one in measured:
+        found = compute(Copied, predictions=[p.output for p in one.answers], corpus=known)
+        one.samples["copied_rate"] = mean([n >= SPAN for n in found["lengths"]])
+        one.samples["mean_copy"] = mean(found["lengths"])
+        one.row.update({name: one.samples[name].value for name in ("copied_rate", "mean_copy")})
+        one.row.update(longest_copy=found["longest_copy"], copies=found["lengths"])
 
 
 def _against_teacher(measured: list[Measured]) -> None:
@@ -551,16 +592,30 @@ def _against_teacher(measured: list[Measured]) -> None:
         one.row["teacher_chrf"] = one.samples["teacher_chrf"].value
 
 
-def _judged(config: CompareConfig, measured: list[Measured]) -> list[dict[str, Any]]:
+def _marks(part: Part, answers: list[Pair], judge: str) -> list[float | None]:
+    """The judge's mark for every answer."""
+    from lab.judge import judge_pairs
+
+    marks: list[float | None] = []
+    while len(marks) < len(answers):
+        part.step(len(marks))
+        marks += [mark for mark, _ in judge_pairs(answers[len(marks) : len(marks) + JUDGED_AT_ONCE], judge)]
+    part.step(len(marks))
+    return marks
+
+
+def _judged(config: CompareConfig, measured: list[Measured], team: Together) -> list[dict[str, Any]]:
     """The judge's marks into every row, and each arm's duels with its teacher and with the untrained student."""
     if config.judge == "none":
         return []
-    from lab.judge import judge_pairs, same_family
+    from lab.judge import same_family
     from lab.pairwise import duel
 
-    scored = iter([m for m, *_ in judge_pairs([p for one in measured for p in one.answers], config.judge)])
-    for one in measured:
-        own = [next(scored) for _ in one.answers]
+    tasks = [(one.answers, config.judge) for one in measured]
+    names = [f"{config.judge}: {one.row['name']}" for one in measured]
+    # Any other judge is too large to be opened twice, or an endpoint.
+    scored = team.map(_marks, tasks, len(measured[0].answers), names, alone=config.judge != "mini")
+    for one, own in zip(measured, scored, strict=True):
         one.row["marks"] = own
         if any(m is not None for m in own):
             one.samples["judge"] = mean(own)
