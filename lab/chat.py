@@ -85,6 +85,12 @@ class Local:
 
     def step(self, said: Said) -> Said:
         """``said`` with one more token; only the model's own time counts, so speeds stay comparable."""
+        import torch
+
+        from lab.models import THREADS
+
+        # A thread that met torch first while another one's small model wrote would keep a large one to one thread for good.
+        torch.set_num_threads(THREADS)
         started = time.perf_counter()
         found = next(self.steps, None)
         seconds = said.seconds + time.perf_counter() - started

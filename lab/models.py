@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ from lab.run import find_run
 WINDOW = 4
 """Batches among which requests are sorted by length."""
 MOST_ROWS = 256
+SMALL = 50_000_000
+"""Weights below which a CPU takes many rows at a time, and one thread is enough for a few."""
+FEW_ROWS = 4
+"""Rows of a small model that a second thread does not make faster; beside a busy process one thread is three times as fast."""
+THREADS = torch.get_num_threads()
+"""Threads that share an operation."""
 """Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
 NUCLEI = (16, 128)
 """Tokens among which top-p is looked for, first and for rows that need more: of 248 rows of the mini teacher two to nine do."""
@@ -191,15 +198,17 @@ class LocalModel:
         padding = [width - len(p) for p in prompts]
         grouped = takes_groups(self.model)
         groups = groups_of(padding) if grouped else [(0, len(prompts), 0)]
-        logits, cache = read_prompts(self.model, ids, mask, positions, groups)
-        for step in range(sampling.max_new_tokens):
-            tokens = _draw(logits.float(), sampling, chances[:, step])
+        alone = device.type == "cpu" and self.parameters < SMALL
+        with _threads(1 if alone and len(rows) <= FEW_ROWS else None):
+            logits, cache = read_prompts(self.model, ids, mask, positions, groups)
+            tokens = _draw(logits.float(), sampling, chances[:, 0])
+        for step in range(1, sampling.max_new_tokens + 1):
             drawn = tokens.tolist()
             yield [(r, t) for r, t in zip(rows, drawn, strict=True) if not ended[r]]
             for r, t in zip(rows, drawn, strict=True):
                 ended[r] = ended[r] or t in self.end_ids
             left = [i for i, r in enumerate(rows) if not ended[r]]
-            if not left or step + 1 == sampling.max_new_tokens:
+            if not left or step == sampling.max_new_tokens:
                 return
             positions = positions[:, -1:] + 1
             if len(left) <= len(rows) * 0.75:
@@ -209,16 +218,17 @@ class LocalModel:
                 rows = [rows[i] for i in left]
                 groups = groups_of([padding[r] for r in rows]) if grouped else []
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            out = self.model(
-                input_ids=tokens[:, None],
-                attention_mask=mask if any(padding) else None,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-                **({"groups": groups} if grouped else {}),
-            )
-            logits = out.logits[:, -1]
+            with _threads(1 if alone and len(rows) <= FEW_ROWS else None):
+                out = self.model(
+                    input_ids=tokens[:, None],
+                    attention_mask=mask if any(padding) else None,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                    **({"groups": groups} if grouped else {}),
+                )
+                tokens = _draw(out.logits[:, -1].float(), sampling, chances[:, step])
 
     def write(
         self,
@@ -304,7 +314,7 @@ class LocalModel:
             free, _ = torch.cuda.mem_get_info(self.device)
             return int(max(1, min(MOST_ROWS, free * 0.6 / a_row)))
         free = psutil.virtual_memory().available
-        return int(max(1, min(MOST_ROWS if self.parameters < 50_000_000 else 16, free * 0.4 / a_row)))
+        return int(max(1, min(MOST_ROWS if self.parameters < SMALL else 16, free * 0.4 / a_row)))
 
     @torch.inference_mode()
     def step_seconds(self, instruction: str, sampling: Sampling) -> dict[int, float]:
@@ -398,6 +408,17 @@ class LocalModel:
         """Give the memory back."""
         del self.model
         self._free()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads share an operation in here, as many as before if None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _done_of(written: Sequence[list[int]], step: int, most: int) -> float:

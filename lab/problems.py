@@ -10,9 +10,12 @@ class Problem(Exception):
     """
 
     def __init__(self, en: str, ko: str) -> None:
-        super().__init__(en)
+        super().__init__(en, ko)
         self.en = en
         self.ko = ko
+
+    def __str__(self) -> str:
+        return self.en
 
     def text(self, language: str) -> str:
         """The message in ``ko`` or ``en``."""

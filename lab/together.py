@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import Any
 
 from lab.progress import Progress
 
 LOOK = 0.3
 """Seconds between two looks at the other processes."""
+_BEGUN = 1e-6
+"""What is done of a task that has begun and nothing more, so that it is named."""
 
 Work = Callable[..., Any]
 """What is done with a task: called with its ``Part`` and the task's own arguments; a function of a module."""
@@ -35,20 +37,8 @@ class Part:
 
     def step(self, done: float) -> None:
         """So much of this task is done; raises Stopped where somebody asked to stop, or what another task raised."""
-        self.done[self.index] = done
+        self.done[self.index] = done or _BEGUN
         self.look()
-
-
-def end_with_parent() -> None:
-    """A process that calls this ends with the one that started it, even where that was killed."""
-    parent = parent_process()
-    assert parent
-    threading.Thread(target=_end_after, args=(parent.join,), daemon=True).start()
-
-
-def _end_after(event: Callable[[], Any]) -> None:
-    event()
-    os._exit(1)
 
 
 def _taken(work: Work, tasks: Sequence[tuple[Any, ...]], following: Any, part: Callable[[int], Part]) -> Iterator[tuple[int, Any]]:  # fmt: skip
@@ -66,13 +56,18 @@ _shared: list[Any] = []
 """In a process beside: what it shares with the one that started it."""
 
 
-def _ready(done: Any, following: Any, notes: Any, over: Any, threads: int) -> None:
+def _ready(done: Any, following: Any, notes: Any, tie: Any, threads: int) -> None:
     import torch
 
-    end_with_parent()
-    threading.Thread(target=_end_after, args=(over.wait,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(tie,), daemon=True).start()
     torch.set_num_threads(threads)
     _shared[:] = done, following, notes
+
+
+def _end_with(tie: Any) -> None:
+    """End this process when the other end of ``tie`` is closed, by the process that started it or by that one's death."""
+    tie.poll(None)
+    os._exit(1)
 
 
 def _beside(work: Work, tasks: Sequence[tuple[Any, ...]]) -> dict[int, Any]:
@@ -92,7 +87,8 @@ class Together:
         self._context = get_context("spawn")  # as this process may hold threads of torch
         self._done = self._context.Array("d", tasks, lock=False)
         self._following = self._context.Value("i", 0)
-        self._notes, self._over = self._context.SimpleQueue(), self._context.Event()
+        self._notes = self._context.SimpleQueue()
+        self._tied, self._tie = self._context.Pipe(duplex=False)
         self._pool: ProcessPoolExecutor | None = None
         self._going: list[Future[dict[int, Any]]] = []
         self._names: Sequence[str] = ()
@@ -104,14 +100,14 @@ class Together:
 
             self._threads = torch.get_num_threads()
             share = max(1, self._threads // self.processes)
-            shared = (self._done, self._following, self._notes, self._over, share)
+            shared = (self._done, self._following, self._notes, self._tied, share)
             self._pool = ProcessPoolExecutor(self.processes - 1, self._context, _ready, shared)
             torch.set_num_threads(share)
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind:
-            self._over.set()
+            self._tie.close()
         self._end()
 
     def _end(self) -> None:
@@ -164,4 +160,4 @@ class Together:
             self.progress.note(*self._notes.get())
         done = self.finished + sum(self._done)
         going = [name for name, n in zip(self._names, self._done, strict=False) if 0 < n < self._size]
-        self.progress.step(int(done), done - int(done), model=", ".join(going))
+        self.progress.step(int(done), done - int(done), **({"model": ", ".join(going)} if going else {}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from array import array
 from collections import deque
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_rows, repair
 from lab.run import Run
-from lab.together import end_with_parent
 
 BY_HAND = "ledger"
 """Who restores or rejects a row in the ledger; it decides over reviewers."""
@@ -62,8 +62,13 @@ def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], Sketches]:
 
 def _ready(scanner: bytes | None) -> None:
     """What a worker process does first; it ends with the stage's own process, even where that was killed."""
-    end_with_parent()
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     scan.use(scanner, SCANNED)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _in_turn(pool: ProcessPoolExecutor, chunks: Iterable[list[Pair]], most: int) -> Iterator[Any]:
