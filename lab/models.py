@@ -40,13 +40,13 @@ from lab.run import find_run
 WINDOW = 4
 """Batches among which requests are sorted by length."""
 MOST_ROWS = 256
+"""Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
 SMALL = 50_000_000
 """Weights below which a CPU takes many rows at a time, and one thread is enough for a few."""
 FEW_ROWS = 4
 """Rows of a small model that a second thread does not make faster; beside a busy process one thread is three times as fast."""
 THREADS = torch.get_num_threads()
 """Threads that share an operation."""
-"""Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
 NUCLEI = (16, 128)
 """Tokens among which top-p is looked for, first and for rows that need more: of 248 rows of the mini teacher two to nine do."""
 

@@ -121,12 +121,14 @@ class Together:
     def map(self, work: Work, tasks: Sequence[tuple[Any, ...]], size: int, names: Sequence[str], alone: bool = False) -> list[Any]:  # fmt: skip
         """``work(part, *task)`` of every task, in their order. Each counts ``size`` steps of the progress and has a name there.
 
-        With ``alone`` this process does all of them; it also does those of one that was killed (mostly by a machine short
-        of memory). Raises what a task raised, at the next step of one in this process.
+        With ``alone`` this process does all of them, with all threads: those beside it end. It also does those of one that
+        was killed (mostly by a machine short of memory). Raises what a task raised, at the next step of one in this process.
         """
+        if alone:
+            self._end()
         self._names, self._size, self._following.value = names, size, 0
         self._done[:] = [0.0] * len(self._done)
-        pool = None if alone else self._pool
+        pool = self._pool
         self._going = [pool.submit(_beside, work, tasks) for _ in range(self.processes - 1)] if pool else []
 
         def part(index: int) -> Part:

@@ -69,12 +69,17 @@ def test_two_processes_share_tasks_threads_progress_and_notes(job: tuple[Run, Pr
             assert [threads for *_, threads in found] == [1, 1]
             assert progress.job["facts"]["model"] == "one, two" and progress.job["done"] == 10
             assert team.finished == 40
-            alone = team.map(number_of, [(1,), (2,)], 5, ["one", "two"], alone=True)
-            assert alone == [(1, os.getpid()), (2, os.getpid())] and team.finished == 50
+            alone = team.map(threads_of, [(), ()], 5, ["one", "two"], alone=True)
+            assert alone == [(2, os.getpid())] * 2, "with all threads"
+            assert team.finished == 50
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert {r["ko"] for r in read_rows(run.log_file) if r.get("event") == "note"} == {"쪽지 3", "쪽지 4"}
+
+
+def threads_of(part: Part) -> tuple[int, int]:
+    return torch.get_num_threads(), os.getpid()
 
 
 def number_of(part: Part, number: int) -> tuple[int, int]:
