@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from lab.run import Run, find_run, new_run, runs
 
 SHARES = {"top-30": 0.3, "top-50": 0.5, "top-80": 0.8}
 """The classic exercise: fewer but better pairs, or more of them?"""
+
+HUSHED = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # of processes beside this one
+}
+"""How each library is told to be quiet, unless it was told otherwise before."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -283,6 +292,14 @@ def _review(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {"run": run.id, "rows": rows}, f"{rows} reviews imported into {run.id}; filter again to apply them"
 
 
+def _hush() -> None:
+    """Keep what libraries say to who programs with them off the terminal, where a stage speaks for itself; whoever asks hears it."""
+    for name, value in HUSHED.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 a problem explained on stderr, 2 wrong usage, 130 stopped."""
     argv = sys.argv[1:] if argv is None else argv
@@ -294,6 +311,7 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     language = "ko" if os.environ.get("LAB_LANGUAGE", os.environ.get("LANG", "")).startswith("ko") else "en"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _hush()
     if os.environ.get("LAB_OFFLINE") == "1":
         os.environ["HF_HUB_OFFLINE"] = "1"
     started = time.time()

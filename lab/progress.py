@@ -46,7 +46,9 @@ class Progress:
         """``done`` of the total are done, and as much work as ``under_way`` more would be; raises Stopped if asked to stop
         and ``stop`` is left on."""
         spent, fresh = time.time() - self._stage_started, done + under_way - self._done_before
-        left = spent / fresh * (self.job["total"] - done - under_way) if fresh > 0 else None
+        # The first moments belong to imports and opening, and would foretell days.
+        known = fresh >= min(1.0, self.job["total"] / 100)
+        left = spent / fresh * (self.job["total"] - done - under_way) if known and fresh > 0 else None
         self.job |= {"done": done, "under_way": round(under_way, 1), "seconds_left": left, "facts": facts}
         if time.time() - self._written > 0.3 or done >= self.job["total"]:
             self.write()

@@ -19,8 +19,8 @@ from lab.progress import Progress
 
 LOOK = 0.3
 """Seconds between two looks at the other processes."""
-_BEGUN = 1e-6
-"""What is done of a task that has begun and nothing more, so that it is named."""
+_WAITING = -1.0
+"""What is done of a task that has not begun."""
 
 Work = Callable[..., Any]
 """What is done with a task: called with its ``Part`` and the task's own arguments; a function of a module."""
@@ -37,7 +37,7 @@ class Part:
 
     def step(self, done: float) -> None:
         """So much of this task is done; raises Stopped where somebody asked to stop, or what another task raised."""
-        self.done[self.index] = done or _BEGUN
+        self.done[self.index] = done
         self.look()
 
 
@@ -92,7 +92,7 @@ class Together:
         self._pool: ProcessPoolExecutor | None = None
         self._going: list[Future[dict[int, Any]]] = []
         self._names: Sequence[str] = ()
-        self._size = 0
+        self._fact, self._size = "", 0
 
     def __enter__(self) -> Together:
         if self.processes > 1:
@@ -118,16 +118,25 @@ class Together:
             self._pool = None
             torch.set_num_threads(self._threads)
 
-    def map(self, work: Work, tasks: Sequence[tuple[Any, ...]], size: int, names: Sequence[str], alone: bool = False) -> list[Any]:  # fmt: skip
-        """``work(part, *task)`` of every task, in their order. Each counts ``size`` steps of the progress and has a name there.
+    def map(
+        self,
+        work: Work,
+        tasks: Sequence[tuple[Any, ...]],
+        size: int,
+        names: Sequence[str],
+        fact: str,
+        alone: bool = False,
+    ) -> list[Any]:
+        """``work(part, *task)`` of every task, in their order. Each counts ``size`` steps of the progress, which tells the
+        names of those at work as its ``fact``.
 
         With ``alone`` this process does all of them, with all threads: those beside it end. It also does those of one that
         was killed (mostly by a machine short of memory). Raises what a task raised, at the next step of one in this process.
         """
         if alone:
             self._end()
-        self._names, self._size, self._following.value = names, size, 0
-        self._done[:] = [0.0] * len(self._done)
+        self._names, self._fact, self._size, self._following.value = names, fact, size, 0
+        self._done[:] = [_WAITING] * len(self._done)
         pool = self._pool
         self._going = [pool.submit(_beside, work, tasks) for _ in range(self.processes - 1)] if pool else []
 
@@ -160,6 +169,6 @@ class Together:
                 raise error
         while not self._notes.empty():
             self.progress.note(*self._notes.get())
-        done = self.finished + sum(self._done)
-        going = [name for name, n in zip(self._names, self._done, strict=False) if 0 < n < self._size]
-        self.progress.step(int(done), done - int(done), **({"model": ", ".join(going)} if going else {}))
+        done = self.finished + sum(n for n in self._done if n != _WAITING)
+        going = [name for name, n in zip(self._names, self._done, strict=False) if _WAITING < n < self._size]
+        self.progress.step(int(done), done - int(done), **({self._fact: ", ".join(going)} if going else {}))

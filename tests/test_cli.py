@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,13 @@ from tests.tiny import tiny_model
 def lab(*args: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m lab ARGS``."""
     return subprocess.run([sys.executable, "-m", "lab", *args], capture_output=True, text=True, env=os.environ.copy())
+
+
+def told(*args: str) -> dict[str, Any]:
+    """The object of ``python -m lab ARGS --json``, whose stderr holds nothing that libraries say to who programs with them."""
+    done = lab(*args, "--json")
+    assert not re.search(r"Warning|warn\(|\[transformers\]|it/s|examples/s|\|█", done.stderr), done.stderr
+    return json.loads(done.stdout)
 
 
 def own_pairs(path: Path, count: int) -> Path:
@@ -102,22 +111,22 @@ def test_an_openai_teacher_does_not_make_an_apache_student() -> None:
 
 @pytest.mark.slow
 def test_own_pairs_go_all_the_way_to_the_folders_that_would_be_uploaded(tmp_path: Path, lab_home: Path) -> None:
-    run = json.loads(lab("new", "--title", "내 동화", "--json").stdout)["run"]
-    assert json.loads(lab("import", run, str(own_pairs(tmp_path / "own.jsonl", 60)), "--json").stdout)["pairs"] == 60
-    kept = json.loads(lab("filter", run, "--judge", "none", "--json").stdout)
+    run = told("new", "--title", "내 동화")["run"]
+    assert told("import", run, str(own_pairs(tmp_path / "own.jsonl", 60)))["pairs"] == 60
+    kept = told("filter", run, "--judge", "none")
     assert kept["pairs"] == 60 and kept["kept"] >= 50
-    trained = json.loads(lab("train", run, "--epochs", "1", "--learning-rate", "0.001", "--json").stdout)
+    trained = told("train", run, "--epochs", "1", "--learning-rate", "0.001")
     assert trained["steps"] > 0 and trained["train_loss"] > 0
-    report = json.loads(lab("compare", run, "--prompts", "4", "--max-new-tokens", "40", "--json").stdout)
+    report = told("compare", run, "--prompts", "4", "--max-new-tokens", "40")
     assert [m["name"] for m in report["models"]] == ["mini:student", "distilled"]
-    published = json.loads(lab("publish", run, "--dry-run", "--data-licence", "cc0-1.0", "--json").stdout)
+    published = told("publish", run, "--dry-run", "--data-licence", "cc0-1.0")
     folder = lab_home / "local" / run / "publish"
     assert (
         published["verdict"]
         and (folder / "dataset" / "README.md").exists()
         and (folder / "model" / "README.md").exists()
     )
-    states = json.loads(lab("status", run, "--json").stdout)["stages"]
+    states = told("status", run)["stages"]
     assert states["compare"] == "done"
 
 

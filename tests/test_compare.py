@@ -677,6 +677,27 @@ def test_only_small_local_models_with_much_to_do_are_measured_side_by_side(stude
         torch.set_num_threads(before)
 
 
+def test_progress_counts_what_is_only_read_names_who_is_at_work_and_never_goes_back(
+    run_: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    told: list[str] = []
+
+    def watched(self: Progress, done: int, under_way: float = 0.0, stop: bool = True, **facts: object) -> None:
+        seen.append(done + under_way)
+        told.extend(facts)
+        step(self, done, under_way, stop, **facts)
+
+    step = Progress.step
+    monkeypatch.setattr(Progress, "step", watched)
+    progress = Progress(run_, "compare", [])
+    stage.run(run_, replace(SMALL, judge="mini"), progress)
+    assert list(dict.fromkeys(told)) == ["model", "judged", "timed"]
+    read = stage.READ * (len(stage.reference_pairs(SMALL)) + len(stage.domain.probes()))
+    assert seen[0] == 0 and any(0 < done < read for done in seen), "the first model's reference stories"
+    assert seen == sorted(seen) and seen[-1] == progress.job["total"]
+
+
 def test_stop_between_models_leaves_no_report(run_: Run) -> None:
     progress = Progress(run_, "compare", [])
     progress.interrupted = True

@@ -218,6 +218,34 @@ def test_work_under_way_moves_the_bar_and_the_time_left_and_not_the_count(capsys
     assert 'style="width:50.0%"' in panel(replace(job, state="running"), "en")
 
 
+def test_the_panel_names_the_models_at_work_beside_the_newest_note() -> None:
+    job = jobs.Job(
+        "running",
+        stage="compare",
+        total=9,
+        facts={"judged": "mini:teacher, <own>"},
+        note={"en": "Halved.", "ko": "반."},
+    )
+    shown = panel(job, "en")
+    assert "being judged: the stories of mini:teacher, &lt;own&gt;</div>" in shown and "Halved.</div>" in shown
+    assert "심사받는 이야기의 모델: mini:teacher, &lt;own&gt;" in panel(job, "ko")
+    assert "mini:teacher" not in panel(replace(job, state="done"), "en")
+
+
+def test_no_time_is_told_from_the_first_moments() -> None:
+    progress = Progress(new_run(), "compare", [])
+    progress.begin("compare", 1000)
+    progress._stage_started -= 10
+    progress.step(0, 0.001)
+    assert progress.job["seconds_left"] is None, "four months"
+    progress.step(1)
+    assert 9_000 < progress.job["seconds_left"] < 11_000
+    progress.begin("train", 5)
+    progress._stage_started -= 10
+    progress.step(0, 0.1)
+    assert 400 < progress.job["seconds_left"] < 600, "a hundredth of the whole is enough"
+
+
 def test_only_one_job_at_a_time_on_a_run() -> None:
     run = new_run()
     with jobs.at_work(run, "first", [], say=False), pytest.raises(Problem, match="already"):

@@ -63,13 +63,13 @@ def test_two_processes_share_tasks_threads_progress_and_notes(job: tuple[Run, Pr
     torch.set_num_threads(2)
     try:
         with Together(progress, 2, 2) as team:
-            found = team.map(met, [(meeting, 3), (meeting, 4)], 20, ["one", "two"])
+            found = team.map(met, [(meeting, 3), (meeting, 4)], 20, ["one", "two"], "model")
             assert [square for square, _, _ in found] == [9, 16], "in the order of the tasks"
             assert len({pid for _, pid, _ in found}) == 2 and os.getpid() in {pid for _, pid, _ in found}
             assert [threads for *_, threads in found] == [1, 1]
             assert progress.job["facts"]["model"] == "one, two" and progress.job["done"] == 10
             assert team.finished == 40
-            alone = team.map(threads_of, [(), ()], 5, ["one", "two"], alone=True)
+            alone = team.map(threads_of, [(), ()], 5, ["one", "two"], "model", alone=True)
             assert alone == [(2, os.getpid())] * 2, "with all threads"
             assert team.finished == 50
         assert torch.get_num_threads() == 2
@@ -88,7 +88,7 @@ def number_of(part: Part, number: int) -> tuple[int, int]:
 
 def test_one_process_does_one_task_after_another(job: tuple[Run, Progress]) -> None:
     with Together(job[1], 1, 3) as team:
-        found = team.map(number_of, [(i,) for i in range(3)], 1, ["a", "b", "c"])
+        found = team.map(number_of, [(i,) for i in range(3)], 1, ["a", "b", "c"], "model")
     assert found == [(i, os.getpid()) for i in range(3)]
 
 
@@ -101,7 +101,7 @@ def fails_beside(part: Part, folder: Path, here: int) -> None:
 
 def test_what_a_task_raises_beside_is_raised_here_at_the_next_step(job: tuple[Run, Progress], meeting: Path) -> None:
     with pytest.raises(Problem) as found, Together(job[1], 2, 2) as team:
-        team.map(fails_beside, [(meeting, os.getpid())] * 2, 5, ["a", "b"])
+        team.map(fails_beside, [(meeting, os.getpid())] * 2, 5, ["a", "b"], "model")
     assert found.value.ko == "엔드포인트가 없어졌습니다."
 
 
@@ -116,7 +116,7 @@ def test_a_stop_ends_the_other_process_at_once(job: tuple[Run, Progress], meetin
     job[1].interrupted = True
     started = time.time()
     with pytest.raises(Stopped), Together(job[1], 2, 2) as team:
-        team.map(waits_beside, [(meeting, os.getpid())] * 2, 5, ["a", "b"])
+        team.map(waits_beside, [(meeting, os.getpid())] * 2, 5, ["a", "b"], "model")
     assert time.time() - started < PATIENCE
     others = {int(f.read_text()) for f in meeting.iterdir()} - {os.getpid()}
     assert others and not any(psutil.pid_exists(pid) for pid in others)
@@ -134,6 +134,6 @@ def dies_beside(part: Part, folder: Path, here: int) -> int:
 def test_the_work_of_a_killed_process_is_done_here_and_that_is_said(job: tuple[Run, Progress], meeting: Path) -> None:
     run, progress = job
     with Together(progress, 2, 3) as team:
-        assert team.map(dies_beside, [(meeting, os.getpid())] * 3, 5, ["a", "b", "c"]) == [0, 1, 2]
+        assert team.map(dies_beside, [(meeting, os.getpid())] * 3, 5, ["a", "b", "c"], "model") == [0, 1, 2]
         assert "memory" in read_json(run.job_file)["note"]["en"]
-        assert team.map(number_of, [(7,)], 5, ["d"]) == [(7, os.getpid())], "and so is what comes after it"
+        assert team.map(number_of, [(7,)], 5, ["d"], "model") == [(7, os.getpid())], "and so is what comes after it"

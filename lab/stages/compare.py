@@ -44,6 +44,8 @@ SERVING = 16
 SERVING_TOKENS = 8
 """Tokens of a story alone, rows and tokens of a serving batch: twice as many gave medians that differed as much."""
 GENERAL_TOKENS = 40
+READ = 0.3
+"""Work of a text that is only read, in answers written: what both models of the mini pair took, everyday questions included."""
 TOGETHER_FROM = 200
 """Answers from which starting a process beside this one pays: its imports take some seconds of a core."""
 TOGETHER_BYTES = 100_000_000
@@ -78,6 +80,11 @@ class Texts:
     def asked(self) -> int:
         """Answers that a model writes: one to every prompt, more to the first ones."""
         return len(self.prompts) + len(self.prompts[:PASS_PROMPTS]) * (PASS_SAMPLES - 1)
+
+    @property
+    def read(self) -> int:
+        """Work of the texts that a model reads before it writes, in answers."""
+        return round(READ * (len(self.test) + len(self.reference) + len(domain.probes())))
 
 
 @dataclass(frozen=True)
@@ -229,10 +236,12 @@ def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
     leaked = {x["id"] for x in leaks if x["set"] == "test" and x["share"] >= LEAKED}
     texts = Texts([p for p in test if p.id not in leaked], own["reference"], general_questions(), prompts)
     judged = len(prompts) if config.judge != "none" else 0
-    progress.begin("compare", len(models) * (texts.asked + judged + ROUNDS + 1))
+    progress.begin("compare", len(models) * (texts.read + texts.asked + judged + ROUNDS + 1))
     with Together(progress, _processes(models, texts.asked), len(models)) as team:
         tasks = [(run_, config, e, texts) for e in models]
-        measured: list[Measured] = team.map(_measure, tasks, texts.asked, [e.name for e in models])
+        measured: list[Measured] = team.map(
+            _measure, tasks, texts.read + texts.asked, [e.name for e in models], "model"
+        )
         _copies(measured, known)
         _against_teacher(measured)
         duels = _judged(config, measured, team)
@@ -361,14 +370,15 @@ def _measure(part: Part, run_: Run, config: CompareConfig, entry: Entry, texts: 
                 trained = run_.config("train", entry.name)
                 row["adapter"] = fingerprint(resolve(entry.spec))
                 row["trained_with"] = {k: getattr(trained, k) for k in TRAINED_WITH}
-            part.step(0)
+            read = 0.0
+            part.step(read)
             for prefix, pairs in (("", texts.test), ("reference_", texts.reference)):
                 found, by_item = likelihood(model, pairs, prefix)
                 row |= found
                 samples |= by_item
-                part.step(0)
+                read += READ * len(pairs)
+                part.step(read)
             row["probes"], samples["probes"] = probe(model)
-            part.step(0)
         else:
             # An endpoint gives no log-probabilities of a given text.
             row |= dict.fromkeys(("parameters", "size_bytes", "disk_bytes", "perplexity", "bits_per_byte", "probes"))
@@ -377,6 +387,7 @@ def _measure(part: Part, run_: Run, config: CompareConfig, entry: Entry, texts: 
         found, by_item = general(model, texts.general)
         row |= found
         samples |= by_item
+        part.step(texts.read)
         asked, seeds = list(texts.prompts), [config.seed + i for i in range(len(texts.prompts))]
         for turn in range(1, PASS_SAMPLES):
             asked += texts.prompts[:PASS_PROMPTS]
@@ -389,10 +400,10 @@ def _measure(part: Part, run_: Run, config: CompareConfig, entry: Entry, texts: 
             sampling,
             seeds,
             note=part.note,
-            tick=lambda tokens, under_way: part.step(len(answers) + under_way),
+            tick=lambda tokens, under_way: part.step(texts.read + len(answers) + under_way),
         ):
             answers[index] = answer
-        part.step(len(answers))
+        part.step(texts.read + len(answers))
         if lost := len(asked) - len(answers):
             raise Problem(
                 f"{entry.spec} left {lost} of {len(asked)} prompts without an answer, so it cannot be compared on the same ones.",
@@ -612,9 +623,9 @@ def _judged(config: CompareConfig, measured: list[Measured], team: Together) -> 
     from lab.pairwise import duel
 
     tasks = [(one.answers, config.judge) for one in measured]
-    names = [f"{config.judge}: {one.row['name']}" for one in measured]
+    names = [one.row["name"] for one in measured]
     # Any other judge is too large to be opened twice, or an endpoint.
-    scored = team.map(_marks, tasks, len(measured[0].answers), names, alone=config.judge != "mini")
+    scored = team.map(_marks, tasks, len(measured[0].answers), names, "judged", alone=config.judge != "mini")
     for one, own in zip(measured, scored, strict=True):
         one.row["marks"] = own
         if any(m is not None for m in own):
@@ -670,7 +681,7 @@ def _in_turn(
                     times[i].append(_timed(model, prompts, turn))
                 if not together:
                     model.close()
-            progress.step(before + (turn + 1) * len(models))
+            progress.step(before + (turn + 1) * len(models), timed=", ".join(models[i].name for i in local))
     finally:
         for model in held.values():
             model.close()

@@ -19,6 +19,8 @@ from lab.ui.texts import LANGUAGES, say
 LOG = logging.getLogger(__name__)
 SECONDS = 1.5
 """Between two looks."""
+NOW = ("model", "judged", "timed")
+"""What a comparison tells of itself: whom it is measuring, and how."""
 
 
 def steps(run: Run | None, language: str, job: jobs.Job | None = None) -> str:
@@ -50,13 +52,14 @@ def panel(job: jobs.Job, language: str) -> str:
         else say("job_" + job.state, language)
     )
     stage = say(job.stage, language) if job.stage in (*STAGES, "preview", "check", "export") else ""
-    left, bar, small = "", "", ""
+    left, bar, small, now = "", "", "", ""
     if job.state in jobs.GOING:
         share = 100 * (job.done + job.under_way) / job.total if job.total else 0
         left = f"{job.done:,} / {job.total:,}" if job.total else say("starting", language)
         if job.seconds_left:
             left += " · " + say("left", language, time=duration(job.seconds_left, language))
         bar = f'<div class="bar" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100"><b style="width:{share:.1f}%"></b></div>'
+        now = "".join(_small(say(f"now_{k}", language, names=job.facts[k])) for k in NOW if job.facts.get(k))
     if job.state == "failed" and job.error:
         small = job.error.get(language, "")
     elif job.state == "died":
@@ -64,8 +67,12 @@ def panel(job: jobs.Job, language: str) -> str:
     elif job.note and job.state != "idle":
         small = job.note.get(language, "")
     title = f"<b>{stage}</b> · {words}" if stage else words
-    below = f'<div class="small">{escape(small)}</div>' if small else ""
+    below = now + (_small(small) if small else "")
     return f'<div class="job {job.state}" role="status"><div class="line"><span>{title}</span><span>{left}</span></div>{bar}{below}</div>'
+
+
+def _small(text: str) -> str:
+    return f'<div class="small">{escape(text)}</div>'
 
 
 def build(page: Page) -> tuple[list[Any], Any]:
