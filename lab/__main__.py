@@ -23,7 +23,6 @@ SHARES = {"top-30": 0.3, "top-50": 0.5, "top-80": 0.8}
 HUSHED = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRL_EXPERIMENTAL_SILENCE": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",  # of processes beside this one
 }
 """How each library is told to be quiet, unless it was told otherwise before."""

@@ -42,7 +42,7 @@ WINDOW = 4
 MOST_ROWS = 256
 """Rows of a batch: beyond it a stop waits long, and the mini teacher gains little."""
 SMALL = 50_000_000
-"""Weights below which a CPU takes many rows at a time, and one thread is enough for a few."""
+"""Weights of a small model: a CPU takes many of its rows at a time, and one thread is enough for a few."""
 FEW_ROWS = 4
 """Rows of a small model that a second thread does not make faster; beside a busy process one thread is three times as fast."""
 THREADS = torch.get_num_threads()

@@ -47,8 +47,8 @@ class Progress:
         and ``stop`` is left on."""
         spent, fresh = time.time() - self._stage_started, done + under_way - self._done_before
         # The first moments belong to imports and opening, and would foretell days.
-        known = fresh >= min(1.0, self.job["total"] / 100)
-        left = spent / fresh * (self.job["total"] - done - under_way) if known and fresh > 0 else None
+        enough = 0 < min(1.0, self.job["total"] / 100) <= fresh
+        left = spent / fresh * (self.job["total"] - done - under_way) if enough else None
         self.job |= {"done": done, "under_way": round(under_way, 1), "seconds_left": left, "facts": facts}
         if time.time() - self._written > 0.3 or done >= self.job["total"]:
             self.write()

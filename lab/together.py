@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from typing import Any
 
 from lab.progress import Progress
@@ -59,14 +59,18 @@ _shared: list[Any] = []
 def _ready(done: Any, following: Any, notes: Any, tie: Any, threads: int) -> None:
     import torch
 
-    threading.Thread(target=_end_with, args=(tie,), daemon=True).start()
+    end_with(tie)
     torch.set_num_threads(threads)
     _shared[:] = done, following, notes
 
 
-def _end_with(tie: Any) -> None:
-    """End this process when the other end of ``tie`` is closed, by the process that started it or by that one's death."""
-    tie.poll(None)
+def end_with(other: Any) -> None:
+    """From now on this process ends at once with ``other``: a process's sentinel, or a pipe whose other end it holds."""
+    threading.Thread(target=_end_after, args=(other,), daemon=True).start()
+
+
+def _end_after(other: Any) -> None:
+    connection.wait([other])
     os._exit(1)
 
 

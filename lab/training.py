@@ -31,7 +31,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lab import fit
 from lab.config import TrainConfig
-from lab.models import LocalModel, Sampling, open_model, out_of_memory
+from lab.models import SMALL, LocalModel, Sampling, open_model, out_of_memory
 from lab.problems import Problem, Stopped
 from lab.progress import Progress
 from lab.records import Pair, append_rows, read_rows
@@ -42,8 +42,6 @@ RISING = 1.02
 """The last held-out loss over the best one from which the warning about overfitting is given."""
 USUAL_SHARE = (0.004, 0.03)
 """Trained share of a LoRA: 0.44 % for rank 16 on q, k, v, o of Qwen2.5-0.5B; above 3 % it is hardly a small adapter."""
-SMALL = 50_000_000
-"""Below so many weights any useful rank is a large share, and nobody needs to be warned of it."""
 MOST_LOGITS = 2**27
 """Numbers in the logits of a micro-batch (half a gigabyte) up to which they are made at once on a CPU."""
 WATCHED = 3
@@ -548,6 +546,7 @@ def _one_device(arguments: Any) -> Any:
 def share_warning(config: TrainConfig, parameters: int, share: float) -> tuple[str, str] | None:
     """A word about an adapter that is unusually small or large for its base."""
     low, high = USUAL_SHARE
+    # Of a small model any useful rank is a large share.
     if parameters < SMALL or low <= share <= high:
         return None
     return (

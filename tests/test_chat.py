@@ -60,22 +60,19 @@ def test_the_same_seed_tells_the_same_story_and_another_seed_another(models):
     assert tell(1) == tell(1) != tell(2)
 
 
-def test_a_large_model_has_all_threads_whatever_a_small_one_left_behind(models, monkeypatch):
+def test_a_large_model_has_all_threads_whatever_a_small_one_left_behind(models, monkeypatch, threads):
     """A thread of the server that first meets torch while a small model of another visitor writes begins with one."""
     import torch
 
     from lab import models as opened
 
-    seen, before = [], torch.get_num_threads()
+    seen = []
     plain = opened._draw
     monkeypatch.setattr(opened, "_draw", lambda *a: seen.append(torch.get_num_threads()) or plain(*a))
     monkeypatch.setattr(opened, "SMALL", 0)
     monkeypatch.setattr(opened, "THREADS", 2)
-    torch.set_num_threads(1)
-    try:
-        last(chat.talk(models[:1], [user("동화 써 줘")], max_new_tokens=3))
-    finally:
-        torch.set_num_threads(before)
+    threads(1)
+    last(chat.talk(models[:1], [user("동화 써 줘")], max_new_tokens=3))
     assert seen and set(seen) == {2}
 
 

@@ -635,7 +635,9 @@ def test_own_reference_stories_and_their_faults(run_: Run, tmp_path: Path) -> No
             stage.reference_pairs(replace(SMALL, reference=str(path)))
 
 
-def test_side_by_side_gives_the_same_numbers_as_one_after_another(run_: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_by_side_gives_the_same_numbers_as_one_after_another(
+    run_: Run, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
+) -> None:
     """All but what depends on the moment: speeds, memory, seconds."""
     config = replace(SMALL, judge="mini")
 
@@ -647,34 +649,28 @@ def test_side_by_side_gives_the_same_numbers_as_one_after_another(run_: Run, mon
         answers = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run_.answers_file)]
         return [{k: v for k, v in m.items() if not any(t in k for t in timed)} for m in models], answers
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        alone = numbers()
-        monkeypatch.setattr(stage, "_processes", lambda *_: 2)
-        assert numbers() == alone
-    finally:
-        torch.set_num_threads(before)
+    threads(1)
+    alone = numbers()
+    monkeypatch.setattr(stage, "_processes", lambda *_: 2)
+    assert numbers() == alone
 
 
-def test_only_small_local_models_with_much_to_do_are_measured_side_by_side(student: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_only_small_local_models_with_much_to_do_are_measured_side_by_side(
+    student: str, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
+) -> None:
     small = [stage.Entry("base", f"m{i}", student) for i in range(3)]
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        assert stage._processes(small, 100) == 2
-        assert stage._processes(small, 10) == 1, "a few answers are written before another process has started"
-        assert stage._processes([*small, stage.Entry("teacher", "a", "api:x")], 100) == 1
-        assert stage._processes([*small, stage.Entry("base", "h", "nobody/nothing")], 100) == 1
-        torch.set_num_threads(8)
-        assert stage._processes(small, 100) == 3
-        monkeypatch.setattr(stage, "TOGETHER_ROOM", 2**50)
-        assert stage._processes(small, 100) == 1, "short of memory"
-        monkeypatch.undo()
-        monkeypatch.setattr(stage, "TOGETHER_BYTES", 1000)
-        assert stage._processes(small, 100) == 1, "large models keep all cores busy"
-    finally:
-        torch.set_num_threads(before)
+    threads(2)
+    assert stage._processes(small, 100) == 2
+    assert stage._processes(small, 10) == 1, "a few answers are written before another process has started"
+    assert stage._processes([*small, stage.Entry("teacher", "a", "api:x")], 100) == 1
+    assert stage._processes([*small, stage.Entry("base", "h", "nobody/nothing")], 100) == 1
+    threads(8)
+    assert stage._processes(small, 100) == 3
+    monkeypatch.setattr(stage, "TOGETHER_ROOM", 2**50)
+    assert stage._processes(small, 100) == 1, "short of memory"
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "TOGETHER_BYTES", 1000)
+    assert stage._processes(small, 100) == 1, "large models keep all cores busy"
 
 
 def test_progress_counts_what_is_only_read_names_who_is_at_work_and_never_goes_back(

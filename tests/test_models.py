@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -80,22 +81,22 @@ def test_a_seed_draws_the_same_story_whatever_its_neighbours(model: LocalModel) 
     assert {i: a.text for i, a in together.items()} == {i: a.text for i, a in alone.items()}
 
 
-@pytest.mark.parametrize(("rows", "small", "threads"), [(4, True, 1), (5, True, 2), (4, False, 2)])
+@pytest.mark.parametrize(("rows", "small", "used"), [(4, True, 1), (5, True, 2), (4, False, 2)])
 def test_one_thread_computes_a_few_rows_of_a_small_model(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch, rows: int, small: bool, threads: int
+    model: LocalModel,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: Callable[[int], None],
+    rows: int,
+    small: bool,
+    used: int,
 ) -> None:
     """A second thread makes them no faster, and on a busy machine both would wait for one another."""
     seen: set[int] = set()
-    hook = model.model.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
     monkeypatch.setattr(models, "SMALL", 50_000_000 if small else 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    threads(2)
+    with model.model.register_forward_hook(lambda *_: seen.add(torch.get_num_threads())):
         list(model.stream([[5, 6, 7]] * rows, Sampling(1.0, 1.0, 4), range(rows)))
-        assert seen == {threads} and torch.get_num_threads() == 2
-    finally:
-        hook.remove()
-        torch.set_num_threads(before)
+    assert seen == {used} and torch.get_num_threads() == 2
 
 
 def test_a_batch_tells_how_much_of_its_work_is_done_before_its_rows_are(model: LocalModel) -> None:

@@ -57,24 +57,22 @@ def met(part: Part, folder: Path, number: int) -> tuple[int, int, int]:
     return number * number, os.getpid(), torch.get_num_threads()
 
 
-def test_two_processes_share_tasks_threads_progress_and_notes(job: tuple[Run, Progress], meeting: Path) -> None:
+def test_two_processes_share_tasks_threads_progress_and_notes(
+    job: tuple[Run, Progress], meeting: Path, threads: Callable[[int], None]
+) -> None:
     run, progress = job
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with Together(progress, 2, 2) as team:
-            found = team.map(met, [(meeting, 3), (meeting, 4)], 20, ["one", "two"], "model")
-            assert [square for square, _, _ in found] == [9, 16], "in the order of the tasks"
-            assert len({pid for _, pid, _ in found}) == 2 and os.getpid() in {pid for _, pid, _ in found}
-            assert [threads for *_, threads in found] == [1, 1]
-            assert progress.job["facts"]["model"] == "one, two" and progress.job["done"] == 10
-            assert team.finished == 40
-            alone = team.map(threads_of, [(), ()], 5, ["one", "two"], "model", alone=True)
-            assert alone == [(2, os.getpid())] * 2, "with all threads"
-            assert team.finished == 50
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    threads(2)
+    with Together(progress, 2, 2) as team:
+        found = team.map(met, [(meeting, 3), (meeting, 4)], 20, ["one", "two"], "model")
+        assert [square for square, _, _ in found] == [9, 16], "in the order of the tasks"
+        assert len({pid for _, pid, _ in found}) == 2 and os.getpid() in {pid for _, pid, _ in found}
+        assert [count for *_, count in found] == [1, 1]
+        assert progress.job["facts"]["model"] == "one, two" and progress.job["done"] == 10
+        assert team.finished == 40
+        alone = team.map(threads_of, [(), ()], 5, ["one", "two"], "model", alone=True)
+        assert alone == [(2, os.getpid())] * 2, "with all threads"
+        assert team.finished == 50
+    assert torch.get_num_threads() == 2
     assert {r["ko"] for r in read_rows(run.log_file) if r.get("event") == "note"} == {"쪽지 3", "쪽지 4"}
 
 

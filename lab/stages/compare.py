@@ -236,12 +236,11 @@ def run(run_: Run, config: CompareConfig, progress: Progress) -> dict[str, Any]:
     leaked = {x["id"] for x in leaks if x["set"] == "test" and x["share"] >= LEAKED}
     texts = Texts([p for p in test if p.id not in leaked], own["reference"], general_questions(), prompts)
     judged = len(prompts) if config.judge != "none" else 0
-    progress.begin("compare", len(models) * (texts.read + texts.asked + judged + ROUNDS + 1))
+    steps = texts.read + texts.asked
+    progress.begin("compare", len(models) * (steps + judged + ROUNDS + 1))
     with Together(progress, _processes(models, texts.asked), len(models)) as team:
         tasks = [(run_, config, e, texts) for e in models]
-        measured: list[Measured] = team.map(
-            _measure, tasks, texts.read + texts.asked, [e.name for e in models], "model"
-        )
+        measured: list[Measured] = team.map(_measure, tasks, steps, [e.name for e in models], "model")
         _copies(measured, known)
         _against_teacher(measured)
         duels = _judged(config, measured, team)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 from array import array
 from collections import deque
@@ -34,6 +33,7 @@ from lab.problems import Problem
 from lab.progress import Progress
 from lab.records import Pair, Verdict, append_rows, read_rows, repair
 from lab.run import Run
+from lab.together import end_with
 
 BY_HAND = "ledger"
 """Who restores or rejects a row in the ledger; it decides over reviewers."""
@@ -62,13 +62,10 @@ def _measure(pairs: list[Pair]) -> tuple[list[dict[str, Any]], Sketches]:
 
 def _ready(scanner: bytes | None) -> None:
     """What a worker process does first; it ends with the stage's own process, even where that was killed."""
-    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    parent = parent_process()
+    assert parent  # a worker has one
+    end_with(parent.sentinel)
     scan.use(scanner, SCANNED)
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _in_turn(pool: ProcessPoolExecutor, chunks: Iterable[list[Pair]], most: int) -> Iterator[Any]:
@@ -437,9 +434,10 @@ def write_dataset(run_: Run) -> None:
     """The kept pairs as a DatasetDict on disk, one split each where there are rows."""
     import shutil
 
-    from datasets import Dataset, DatasetDict, Features, List, Value
+    from datasets import Dataset, DatasetDict, Features, List, Value, disable_progress_bars
     from datasets.arrow_writer import ArrowWriter
 
+    disable_progress_bars()
     text = Value("string")
     features = Features(
         {k: text for k in ("id", "instruction", "output", "character")}
